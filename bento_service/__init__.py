@@ -1,0 +1,1 @@
+"""The reranker service; a request's way through these rooms is told in pipeline.py."""

@@ -1,0 +1,129 @@
+"""Everything that can go wrong for a caller or an operator.
+
+    RerankerError
+    ├── SettingsError                 a setting is wrong: the start stops
+    ├── ModelError                    a stored model is wrong: the start stops
+    └── RequestError                  answered to one caller; has status, code and type
+        ├── InvalidRequest      400   the body is not a rerank request
+        │   ├── QueryTooLong    400   the query fills the model's window
+        │   └── DocumentTooLong 400   truncation is off and a document does not fit
+        ├── UnknownModel        404
+        ├── BodyTooLarge        413
+        ├── UnsupportedMedia    415
+        ├── QueueFull           429   Retry-After
+        ├── ScorerFailed        500   a pair could not be scored
+        ├── ScorerDown          503   Retry-After
+        └── DeadlinePassed      504
+
+Messages never hold document text, keys, paths or stack traces.
+"""
+
+from __future__ import annotations
+
+
+class RerankerError(Exception):
+    """The root of the tree."""
+
+
+class SettingsError(RerankerError):
+    """A setting is wrong; the message names the variable and says what to do."""
+
+
+class ModelError(RerankerError):
+    """A stored or given model cannot be served; the message says what to do."""
+
+
+class RequestError(RerankerError):
+    """A failure that is answered to one caller.
+
+    status: HTTP status · code: stable name for programs · kind: OpenAI-style error type ·
+    param: the request field at fault, if one is · retry_after_seconds: for 429 and 503.
+    """
+
+    status = 500
+    code = "internal_error"
+    kind = "server_error"
+
+    def __init__(
+        self, message: str, *, code: str | None = None, param: str | None = None, retry_after_seconds: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or type(self).code
+        self.param = param
+        self.retry_after_seconds = retry_after_seconds
+
+
+class InvalidRequest(RequestError):
+    """The body is not a valid request."""
+
+    status = 400
+    code = "invalid_request"
+    kind = "invalid_request_error"
+
+
+class QueryTooLong(InvalidRequest):
+    """The query leaves no room for a document; a query is never cut."""
+
+    code = "query_too_long"
+
+
+class DocumentTooLong(InvalidRequest):
+    """A document does not fit and the caller forbade truncation."""
+
+    code = "document_too_long"
+
+
+class UnknownModel(RequestError):
+    """Strict mode and another model's name."""
+
+    status = 404
+    code = "model_not_found"
+    kind = "invalid_request_error"
+
+
+class BodyTooLarge(RequestError):
+    """The body is over the limit; it was read no further than that."""
+
+    status = 413
+    code = "body_too_large"
+    kind = "invalid_request_error"
+
+
+class UnsupportedMedia(RequestError):
+    """Only application/json is read."""
+
+    status = 415
+    code = "unsupported_media_type"
+    kind = "invalid_request_error"
+
+
+class QueueFull(RequestError):
+    """Too many pairs wait already."""
+
+    status = 429
+    code = "queue_full"
+    kind = "overloaded_error"
+
+
+class ScorerFailed(RequestError):
+    """The model gave no finite score, or ran out of memory for a single pair."""
+
+    status = 500
+    code = "scoring_failed"
+
+
+class ScorerDown(RequestError):
+    """No Scorer process answers."""
+
+    status = 503
+    code = "scorer_down"
+    kind = "overloaded_error"
+
+
+class DeadlinePassed(RequestError):
+    """RERANKER_REQUEST_TIMEOUT ran out."""
+
+    status = 504
+    code = "deadline_passed"
+    kind = "timeout_error"

@@ -1,0 +1,96 @@
+"""What the store knows about a saved model: written by model_store_scripts, read by every worker.
+
+No weights are touched here; the entry service reads this to tokenise and to name what it serves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bento_service.errors import ModelError
+from bento_service.settings import Quantization
+
+FORMAT_VERSION = 1
+MODULE = "reranker"
+Kind = Literal["cross-encoder", "bi-encoder"]
+Activation = Literal["sigmoid", "identity", "cosine"]
+
+
+class GoldenPair(BaseModel):
+    """A pair and the score (0..1) that the reference forward in float32 gave it when the model was saved."""
+
+    model_config = ConfigDict(frozen=True)
+    query: str
+    document: str
+    score: float
+
+
+class ModelInfo(BaseModel):
+    """The metadata of one model in the Bento model store."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int = FORMAT_VERSION
+    source: str
+    revision: str
+    licence: str | None
+    kind: Kind
+    architecture: str
+    quantization: Quantization
+    quantization_effective: Quantization
+    dtype: str
+    max_length: int
+    activation: Activation
+    uses_token_types: bool
+    pooling: Literal["mean", "cls", "max"] | None = None
+    query_prompt: str = ""
+    document_prompt: str = ""
+    trust_remote_code: bool = False
+    source_sha256: dict[str, str]
+    files_sha256: dict[str, str]
+    library_versions: dict[str, str]
+    golden: list[GoldenPair]
+
+    @classmethod
+    def from_metadata(cls, metadata: dict[str, Any], tag: str) -> ModelInfo:
+        """Read a store entry's metadata; ModelError if it was not written by save_model."""
+        try:
+            return cls.model_validate(metadata)
+        except ValidationError:
+            raise ModelError(
+                f"model {tag} was not saved by this version's save_model: save it again with `make model MODEL=<source>`"
+            ) from None
+
+    def fingerprint(self, *, dtype: str, device: str, max_length: int) -> str:
+        """Name what gives a pair its score: weights, tokenizer, length, and what really runs. 64 hex digits."""
+        parts = {
+            "files": self.files_sha256,
+            "kind": self.kind,
+            "pooling": self.pooling,
+            "prompts": [self.query_prompt, self.document_prompt],
+            "max_length": max_length,
+            "dtype": dtype,
+            "device": device,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file in pieces, so that gigabytes of weights need no memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_files(folder: Path, info: ModelInfo, tag: str) -> None:
+    """Compare every stored file with its hash; ModelError names the first that is missing or damaged."""
+    for name, expected in info.files_sha256.items():
+        path = folder / name
+        if not path.is_file():
+            raise ModelError(f"model {tag} lacks its file {name}: delete it (`bentoml models delete {tag}`) and save it again")
+        if sha256_of(path) != expected:
+            raise ModelError(f"model {tag} is damaged in {name}: delete it (`bentoml models delete {tag}`) and save it again")

@@ -1,0 +1,217 @@
+"""Every setting of the service: one frozen class read from the environment.
+
+This is the only room that reads os.environ. A bad value stops the start and names its variable.
+The README's table is generated from the descriptions here (`make readme`), and a test holds that.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from bento_service.errors import SettingsError
+
+Quantization = Literal["none", "fp16", "bf16"]
+
+NOT_YET = "is not offered by this version: unset it"
+REFUSED: Mapping[str, str] = {
+    "RERANKER_MAX_PARALLEL": NOT_YET,
+    "MAX_PARALLEL_REQUESTS": NOT_YET,
+    "RERANKER_MAX_QUEUE": f"{NOT_YET} (RERANKER_MAX_QUEUE_PAIRS bounds the queue)",
+    "RERANKER_QUEUE_TIMEOUT": f"{NOT_YET} (RERANKER_REQUEST_TIMEOUT bounds a request)",
+    "ENABLE_TORCH_COMPILE": NOT_YET,
+    "ENABLE_PREDICTION_CACHE": NOT_YET,
+    "CACHE_TTL_SECONDS": NOT_YET,
+    "CLEAR_CACHE_INTERVAL": NOT_YET,
+    "REDIS_ENABLED": NOT_YET,
+    "REDIS_URL": NOT_YET,
+    "REDIS_TTL_SECONDS": NOT_YET,
+    "MICRO_BATCH_WINDOW_MS": "has no effect here, because BentoML adapts the wait by itself: unset it",
+}
+
+
+class Settings(BaseSettings):
+    """All settings, frozen once read."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, validate_default=True)
+
+    model: str = Field(
+        "all-minilm-l6-v2",
+        validation_alias="RERANKER_MODEL",
+        description="Tag of the model in the Bento model store (`make model` prints it). Inside a Bento the packed model is the default.",
+    )
+    quantization: Literal["auto", "none", "fp16", "bf16"] = Field(
+        "none",
+        validation_alias="QUANTIZATION",
+        description="Which saved variant of RERANKER_MODEL is served: `none` as saved in full precision, `bf16` or `fp16` the variant saved so, "
+        "`auto` the full-precision one cast at load to what the device is fast at (bf16 where it multiplies it natively, else fp16 on CUDA, fp32 on CPU).",
+    )
+    mixed_precision: bool = Field(
+        default=False, validation_alias="ENABLE_MIXED_PRECISION", description="`true` is the same as QUANTIZATION=bf16."
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", validation_alias="RERANKER_DEVICE", description="Where the model runs; `auto` takes CUDA, then MPS, then the CPU."
+    )
+    max_length: int | None = Field(
+        None,
+        ge=16,
+        validation_alias="RERANKER_MAX_LENGTH",
+        description="Tokens of a pair (bi-encoder: of a text), special tokens included. Default: the model's own window; more than that stops the start.",
+    )
+    workers: int = Field(
+        1,
+        ge=1,
+        le=256,
+        validation_alias="RERANKER_WORKERS",
+        description="Entry worker processes (HTTP, JSON, tokenising). One serves some 300 requests/s; add more when they, not the model, are the limit.",
+    )
+    scorer_workers: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        validation_alias="RERANKER_SCORER_WORKERS",
+        description="Model worker processes, each with its own copy of the weights. Default: one per visible GPU, or one on CPU.",
+    )
+    torch_threads: int | None = Field(
+        None,
+        ge=1,
+        validation_alias="RERANKER_TORCH_THREADS",
+        description="CPU threads of one model worker. Default: torch's own choice shared out among the model workers.",
+    )
+    tokenizer_workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        validation_alias="TOKENIZER_WORKERS",
+        description="Tokenising threads of one entry worker. More than one pays only for big requests on idle cores.",
+    )
+    micro_batch_enabled: bool = Field(
+        default=True,
+        validation_alias="MICRO_BATCH_ENABLED",
+        description="`false`: pairs of different requests never share a forward pass.",
+    )
+    micro_batch_max_size: int = Field(
+        128,
+        ge=2,
+        le=8192,
+        validation_alias="MICRO_BATCH_MAX_SIZE",
+        description="Pairs in a Scorer batch, at most. The batch in use is smaller where this many take over half a second.",
+    )
+    max_batch_tokens: int | None = Field(
+        None,
+        ge=64,
+        validation_alias="RERANKER_MAX_BATCH_TOKENS",
+        description="Tokens of one forward pass, padding included. Default: 4096 on CPU, 65536 on a GPU; halved by itself when memory runs out.",
+    )
+    request_timeout_seconds: float = Field(
+        50.0,
+        gt=0,
+        le=3600,
+        validation_alias="RERANKER_REQUEST_TIMEOUT",
+        description="Seconds a request may take; then it is answered with 504 and what is left of its work is dropped.",
+    )
+    max_queue_pairs: int = Field(
+        20_000,
+        ge=1,
+        validation_alias="RERANKER_MAX_QUEUE_PAIRS",
+        description="Pairs that may wait or be under way per server, shared out among the entry workers; beyond it: 429 with Retry-After.",
+    )
+    max_documents: int = Field(
+        1000, ge=1, le=100_000, validation_alias="RERANKER_MAX_DOCUMENTS", description="Documents in one request, at most."
+    )
+    max_body_bytes: int = Field(
+        16 * 1024 * 1024,
+        ge=1024,
+        validation_alias="RERANKER_MAX_BODY_BYTES",
+        description="Bytes of a request body, at most; beyond it: 413.",
+    )
+    strict_model: bool = Field(
+        default=False,
+        validation_alias="RERANKER_STRICT_MODEL",
+        description="`true`: a request that names another model is answered with 404 instead of being served.",
+    )
+    scorer_silence_seconds: float = Field(
+        10.0,
+        gt=0,
+        validation_alias="RERANKER_SCORER_SILENCE_SECONDS",
+        description="Seconds without a heartbeat after which a model worker that still runs counts as hung. (One that ended is noticed at once.)",
+    )
+    liveness_seconds: float = Field(
+        60.0,
+        gt=0,
+        validation_alias="RERANKER_LIVENESS_SECONDS",
+        description="Seconds that a model worker or a sibling worker may be gone before /livez fails. Longer than the model takes to load.",
+    )
+
+    @model_validator(mode="after")
+    def _mixed_precision_is_bf16(self) -> Self:
+        if self.mixed_precision and self.quantization not in ("none", "bf16"):
+            message = f"ENABLE_MIXED_PRECISION=true means QUANTIZATION=bf16 and cannot stand beside QUANTIZATION={self.quantization}: unset one"
+            raise ValueError(message)
+        return self
+
+    @property
+    def asked_quantization(self) -> Literal["auto", "none", "fp16", "bf16"]:
+        """What QUANTIZATION and ENABLE_MIXED_PRECISION ask for together."""
+        return "bf16" if self.mixed_precision else self.quantization
+
+    @property
+    def queue_pairs_per_worker(self) -> int:
+        """The share of one entry worker in RERANKER_MAX_QUEUE_PAIRS."""
+        return max(1, self.max_queue_pairs // self.workers)
+
+    @property
+    def service_timeout_seconds(self) -> float:
+        """BentoML's own time-out, a backstop that our deadline always comes before."""
+        return self.request_timeout_seconds + 10
+
+
+def names_model(environ: Mapping[str, str] | None = None) -> bool:
+    """Tell whether RERANKER_MODEL is set, which then wins over the model packed into a Bento."""
+    return bool((os.environ if environ is None else environ).get("RERANKER_MODEL"))
+
+
+def run_directory() -> str | None:
+    """Return a directory that all processes of one `bentoml serve` share and that starts empty, if there is one."""
+    return os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+
+
+def load_settings() -> Settings:
+    """Read the environment.
+
+    Raises SettingsError whose one-line message names the variable and says what to do.
+    """
+    _refuse_unknown(os.environ)
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else ""
+        if name == "QUANTIZATION" and os.environ.get(name, "").lower() in ("int8", "nf4"):
+            raise SettingsError(f"QUANTIZATION={os.environ[name]} {NOT_YET} or take none, fp16, bf16 or auto") from None
+        message = str(first["msg"]).removeprefix("Value error, ")
+        raise SettingsError(f"{name}: {message}" if name else message) from None
+
+
+def known_variables() -> list[str]:
+    """Every environment variable the service reads, in the order of the table."""
+    return [str(field.validation_alias) for field in Settings.model_fields.values()]
+
+
+def _refuse_unknown(environ: Mapping[str, str]) -> None:
+    """Stop on variables that this version does not honour: silence would look like obedience."""
+    known = known_variables()
+    for name, value in environ.items():
+        if not value:
+            continue
+        if name in REFUSED:
+            raise SettingsError(f"{name} {REFUSED[name]}")
+        if name.startswith("RERANKER_") and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else "the README lists all settings"
+            raise SettingsError(f"{name} is not a setting of this service: {hint}")
