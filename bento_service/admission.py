@@ -1,0 +1,177 @@
+"""The bounded queue between requests and Scorers, kept in the entry because BentoML's can neither drop nor reorder.
+
+A request's pairs go out in calls of at most 32; requests take turns call by call; only a running and a waiting
+Scorer batch are under way. What a caller abandons while it waits here is never computed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from bento_service.errors import DeadlinePassed, QueueFull, ScorerDown, ScorerFailed
+from bento_service.metrics import EntryMetrics
+from bento_service.pairs import Outcome, PairScore
+from bento_service.scorer_link import ScorerLink
+
+MAX_CALL_PAIRS = 32
+_BATCHES_UNDER_WAY = 2
+
+
+class Admission:
+    """Hands pairs to the Scorer that has the least under way.
+
+    entry_workers: how many processes share the Scorers · max_queue_pairs: waiting and under way, this process.
+    """
+
+    def __init__(
+        self, links: Sequence[ScorerLink], *, entry_workers: int, max_queue_pairs: int, metrics: EntryMetrics
+    ) -> None:
+        self._links = links
+        self._metrics = metrics
+        self._entry_workers = entry_workers
+        self._max_queue_pairs = max_queue_pairs
+        self._queued_pairs = 0
+        self._under_way = {link: 0 for link in links}
+        self._turns: deque[tuple[int, asyncio.Future[ScorerLink]]] = deque()
+        self._calls: set[asyncio.Task[list[PairScore]]] = set()
+
+    @property
+    def queued_pairs(self) -> int:
+        """Pairs waiting or under way."""
+        return self._queued_pairs
+
+    async def score(self, blobs: Sequence[bytes], *, deadline: float) -> list[float]:
+        """Score packed pairs; raw scores in the order given.
+
+        Cancelling drops what still waits. Raises QueueFull, ScorerDown, DeadlinePassed or ScorerFailed.
+        """
+        self.require_scorer()
+        if self._queued_pairs and self._queued_pairs + len(blobs) > self._max_queue_pairs:
+            raise QueueFull(
+                "too many documents wait to be scored: try again after Retry-After seconds", retry_after_seconds=self._drain_seconds()
+            )
+        self._queued_pairs += len(blobs)
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                scores = await self._in_turns(blobs)
+        except TimeoutError:
+            raise _deadline_passed() from None
+        finally:
+            self._queued_pairs -= len(blobs)
+        return [_checked(score) for score in scores]
+
+    def require_scorer(self) -> None:
+        """Raise ScorerDown unless a Scorer answers."""
+        if not any(link.up for link in self._links):
+            raise ScorerDown("the model is not being served at the moment: try again after Retry-After seconds", retry_after_seconds=5)
+
+    def wake(self) -> None:
+        """Look at the turns again: a Scorer came or went."""
+        if not any(link.up for link in self._links):
+            for _, turn in self._turns:
+                if not turn.done():
+                    turn.set_exception(ScorerDown("the model went away: try again after Retry-After seconds", retry_after_seconds=5))
+            self._turns.clear()
+        while self._turns:
+            size, turn = self._turns[0]
+            if not turn.done():
+                link = self._room_for(size)
+                if link is None:
+                    return
+                self._under_way[link] += size
+                turn.set_result(link)
+            self._turns.popleft()
+
+    async def _in_turns(self, blobs: Sequence[bytes]) -> list[PairScore]:
+        """Queue one call at a time, so that a big request stands in the queue only once and others get their turn."""
+        calls: list[asyncio.Task[list[PairScore]]] = []
+        begin = time.monotonic()
+        state = self._metrics.requests_waiting
+        state.inc()
+        try:
+            for start in range(0, len(blobs), MAX_CALL_PAIRS):
+                chunk = blobs[start : start + MAX_CALL_PAIRS]
+                link = await self._turn(len(chunk))
+                if not calls:
+                    self._metrics.stage_seconds.labels("queue").observe(time.monotonic() - begin)
+                    state.dec()
+                    state = self._metrics.requests_active
+                    state.inc()
+                calls.append(self._call(link, chunk))
+                _raise_first_failure(calls)
+            # Shielded: a call under way is computed whether or not its caller stays, and holds its place until then.
+            return [score for scores in await asyncio.gather(*map(asyncio.shield, calls)) for score in scores]
+        finally:
+            state.dec()
+            for call in calls:
+                call.add_done_callback(_retrieve)
+
+    async def _turn(self, size: int) -> ScorerLink:
+        turn: asyncio.Future[ScorerLink] = asyncio.get_running_loop().create_future()
+        self._turns.append((size, turn))
+        self.wake()
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self._give_back(turn.result(), size)
+            turn.cancel()
+            raise
+
+    def _call(self, link: ScorerLink, chunk: Sequence[bytes]) -> asyncio.Task[list[PairScore]]:
+        self._metrics.scorer_calls.inc()
+        call = asyncio.create_task(link.score(list(chunk)))
+        self._calls.add(call)  # the loop itself keeps only weak references
+
+        def ended(done: asyncio.Task[list[PairScore]]) -> None:
+            self._calls.discard(done)
+            self._give_back(link, len(chunk))
+
+        call.add_done_callback(ended)
+        return call
+
+    def _give_back(self, link: ScorerLink, size: int) -> None:
+        self._under_way[link] -= size
+        self.wake()
+
+    def _room_for(self, size: int) -> ScorerLink | None:
+        candidates = [link for link in self._links if link.up]
+        if not candidates:
+            return None
+        link = min(candidates, key=self._under_way.__getitem__)
+        share = _BATCHES_UNDER_WAY * link.batch_pairs / self._entry_workers
+        under_way = self._under_way[link]
+        return link if under_way == 0 or under_way + size <= share else None
+
+    def _drain_seconds(self) -> int:
+        """How long the queue takes at the measured speed, as a whole number of seconds of at least 1."""
+        rate = sum(link.pairs_per_second for link in self._links if link.up) / self._entry_workers
+        return max(1, math.ceil(self._queued_pairs / rate)) if rate else 1
+
+
+def _checked(score: PairScore) -> float:
+    if score.outcome is Outcome.LATE:
+        raise _deadline_passed()
+    if score.outcome is Outcome.FAILED:
+        raise ScorerFailed("a document could not be scored: the model gave no finite number, or ran out of memory")
+    return score.raw
+
+
+def _deadline_passed() -> DeadlinePassed:
+    return DeadlinePassed("the request's time ran out: send fewer documents at once, or raise RERANKER_REQUEST_TIMEOUT")
+
+
+def _raise_first_failure(calls: Sequence[asyncio.Task[list[PairScore]]]) -> None:
+    for call in calls:
+        if call.done() and (error := call.exception()):
+            raise error
+
+
+def _retrieve(call: asyncio.Task[list[PairScore]]) -> None:
+    """Look at an abandoned call's exception, so that asyncio does not log it as never retrieved."""
+    if not call.cancelled():
+        call.exception()

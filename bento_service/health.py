@@ -1,0 +1,120 @@
+"""What GET /health says: the seeds' names, summed over all worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+from bento_service import __version__
+from bento_service.metrics import Samples, totals
+from bento_service.model_info import ModelInfo
+from bento_service.scorer_link import ScorerLink
+from bento_service.settings import Settings
+
+_RERANK_ROUTES = ("/rerank", "/v2/rerank")
+
+
+@cache
+def library_versions() -> dict[str, str]:
+    """Versions of what decides on scores and behaviour."""
+    return {"reranker": __version__} | {name: version(name) for name in ("bentoml", "torch", "transformers", "tokenizers")}
+
+
+class Health:
+    """Collects the report."""
+
+    def __init__(self, *, tag: str, info: ModelInfo, links: Sequence[ScorerLink], settings: Settings) -> None:
+        self._tag = tag
+        self._info = info
+        self._links = links
+        self._settings = settings
+
+    def report(self) -> dict[str, Any]:
+        """The whole of /health; `status` is ok, degraded (some Scorers are down) or down (all are)."""
+        samples = totals()
+        up = sum(link.up for link in self._links)
+        return {
+            "status": "ok" if up == len(self._links) else "degraded" if up else "down",
+            "model": self._model(),
+            "distributed_cache": {
+                "enabled": False,
+                "connected": False,
+                "cached_entries": 0,
+                "keyspace_hits": 0,
+                "keyspace_misses": 0,
+            },
+            "micro_batcher": _batches(samples, enabled=self._settings.micro_batch_enabled),
+            "requests": _requests(samples),
+            "limits": {
+                "max_documents": self._settings.max_documents,
+                "max_body_bytes": self._settings.max_body_bytes,
+                "max_queue_pairs": self._settings.max_queue_pairs,
+                "request_timeout_seconds": self._settings.request_timeout_seconds,
+            },
+            "versions": library_versions(),
+        }
+
+    def _model(self) -> dict[str, Any]:
+        status = next((link.status for link in self._links if link.up), None)
+        return {
+            "tag": self._tag,
+            "backend": "pytorch",
+            "device": status.device if status else None,
+            "quantization": status.quantization if status else None,
+            "quantization_asked": self._settings.quantization
+            if self._settings.quantization == "auto"
+            else self._info.quantization,
+            "precision_reason": status.precision_reason if status else None,
+            "dtype": status.dtype if status else None,
+            "kind": self._info.kind,
+            "activation": self._info.activation,
+            "source": self._info.source,
+            "revision": self._info.revision,
+            "max_length": status.max_length if status else self._settings.max_length or self._info.max_length,
+            "fingerprint": status.fingerprint if status else None,
+            "scorers": {"up": sum(link.up for link in self._links), "total": len(self._links)},
+            "local_cache_size": 0,
+        }
+
+
+def _requests(samples: Samples) -> dict[str, Any]:
+    """The seeds' requests block, over the rerank routes."""
+    statuses: dict[str, float] = {}
+    seconds = 0.0
+    for (name, labels), value in samples.items():
+        named = dict(labels)
+        if named.get("route") not in _RERANK_ROUTES:
+            continue
+        if name == "reranker_requests_total":
+            statuses[named["status"]] = statuses.get(named["status"], 0.0) + value
+        elif name == "reranker_request_seconds_sum":
+            seconds += value
+    total = sum(statuses.values())
+    waits = samples.get(("reranker_stage_seconds_count", (("stage", "queue"),)), 0.0)
+    waited = samples.get(("reranker_stage_seconds_sum", (("stage", "queue"),)), 0.0)
+    return {
+        "total": int(total),
+        # A caller's own mistake (4xx) is no failure of the service; being turned away (429) is.
+        "success_rate": round(1 - sum(statuses.get(code, 0.0) for code in ("429", "500", "503", "504")) / total, 4)
+        if total
+        else None,
+        "average_wait_seconds": round(waited / waits, 4) if waits else None,
+        "average_processing_seconds": round(seconds / total, 4) if total else None,
+        "waiting": int(samples.get(("reranker_requests_waiting", ()), 0)),
+        "active": int(samples.get(("reranker_requests_active", ()), 0)),
+    }
+
+
+def _batches(samples: Samples, *, enabled: bool) -> dict[str, Any]:
+    """The seeds' micro_batcher block; avg_batch_size counts pairs in a Scorer batch."""
+    count = samples.get(("reranker_batch_pairs_count", ()), 0.0)
+    pairs = samples.get(("reranker_batch_pairs_sum", ()), 0.0)
+    calls = sum(value for (name, _), value in samples.items() if name == "reranker_scorer_calls_total")
+    return {
+        "enabled": enabled,
+        "total_requests": int(calls),
+        "total_batches": int(count),
+        "avg_batch_size": round(pairs / count, 2) if count else 0.0,
+    }

@@ -1,0 +1,1 @@
+"""The model's side: the only room that imports torch."""

@@ -1,0 +1,84 @@
+"""From a stored model to a scorer that is ready: load, check against the golden set, warm up."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bento_service.errors import ModelError
+from bento_service.model_info import ModelInfo
+from bento_service.ranking import activate
+from bento_service.scorer.device import Precision, choose_device, choose_precision
+from bento_service.scorer.encoders import load_encoder
+from bento_service.scorer.engine import ScoringEngine
+from bento_service.settings import Settings
+from bento_service.tokenizer import PairTokenizer
+
+GOLDEN_TOLERANCE = {"none": 1e-3, "fp16": 0.03, "bf16": 0.03}
+TOKENIZER_FILE = "tokenizer.json"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedScorer:
+    """An engine and what it really runs."""
+
+    engine: ScoringEngine
+    device: torch.device
+    precision: Precision
+    max_length: int
+    fingerprint: str
+
+
+def effective_length(info: ModelInfo, asked: int | None) -> int:
+    """Return the window in use; ModelError if more was asked for than the model has."""
+    if asked is not None and asked > info.max_length:
+        raise ModelError(f"RERANKER_MAX_LENGTH={asked} is over the model's window of {info.max_length} tokens: lower or unset it")
+    return asked or info.max_length
+
+
+def load_scorer(folder: Path, info: ModelInfo, settings: Settings, *, index: int = 0, siblings: int = 1) -> LoadedScorer:
+    """Load a stored model for model worker `index` of `siblings`.
+
+    Raises ModelError if it cannot run as asked or does not give the scores it gave when it was saved.
+    """
+    device = choose_device(settings.device, index)
+    asked = settings.quantization if settings.quantization == "auto" else info.quantization
+    precision = choose_precision(asked, device)
+    if device.type == "cpu":
+        torch.set_num_threads(settings.torch_threads or max(1, torch.get_num_threads() // siblings))
+    encoder = load_encoder(folder, info, dtype=precision.dtype, device=device)
+    engine = ScoringEngine(
+        encoder, device=device, max_batch_tokens=settings.max_batch_tokens, micro_batch=settings.micro_batch_enabled
+    )
+    max_length = effective_length(info, settings.max_length)
+    # The golden set was scored with the model's own window, so it is replayed with that.
+    tokenizer = PairTokenizer(folder / TOKENIZER_FILE, info, max_length=info.max_length)
+    try:
+        check_golden(engine, tokenizer, info, precision)
+    finally:
+        tokenizer.close()
+    engine.warm_up(max_length)
+    fingerprint = info.fingerprint(dtype=precision.effective, device=device.type, max_length=max_length)
+    return LoadedScorer(engine, device, precision, max_length, fingerprint)
+
+
+def check_golden(engine: ScoringEngine, tokenizer: PairTokenizer, info: ModelInfo, precision: Precision) -> float:
+    """Replay the golden set; returns the largest difference on the 0..1 score, ModelError if it is too large."""
+    tolerance = GOLDEN_TOLERANCE[precision.effective if info.quantization_effective == "none" else info.quantization_effective]
+    scale = "cosine" if info.activation == "cosine" else "sigmoid"
+    worst = 0.0
+    for golden in info.golden:
+        deadline = time.monotonic() + 3600
+        [pair] = tokenizer.encode_now(golden.query, [golden.document], None, deadline, 0)
+        raw = float(engine.raw_scores([pair.tokens])[0])
+        difference = abs(activate(raw, scale) - golden.score)
+        if not difference <= tolerance:  # a NaN must fail too
+            raise ModelError(
+                f"the model does not give the scores it gave when it was saved (off by {difference:.4f}, allowed {tolerance:g} "
+                f"in {precision.effective}): save it again with `make model`, or set QUANTIZATION=none"
+            )
+        worst = max(worst, difference)
+    return worst

@@ -1,0 +1,49 @@
+"""Which saved model is served: its tag in the store, pinned to a version.
+
+BentoML resolves "x:latest" anew at every import, so that a newer save would silently change an old Bento.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from bento_service.errors import ModelError
+from bento_service.settings import Quantization, Settings
+
+BUILTIN_NAME = "all-minilm-l6-v2"
+
+
+def variant_name(name: str, quantization: Quantization) -> str:
+    """Name the entry of a quantised variant; all variants of a model share its versions."""
+    return name if quantization == "none" or name.endswith(f"-{quantization}") else f"{name}-{quantization}"
+
+
+def wanted_tag(settings: Settings) -> str:
+    """Name the store entry that RERANKER_MODEL and QUANTIZATION ask for together; without a version if none was given."""
+    name, _, version = settings.model.partition(":")
+    asked = settings.asked_quantization
+    wanted = name if asked == "auto" else variant_name(name, asked)
+    return f"{wanted}:{version}" if version else wanted
+
+
+def command_that_saves(settings: Settings, source: str | None) -> str:
+    """Spell the command that puts the wanted entry into the store; source: where its other variant came from, if there is one."""
+    name = settings.model.partition(":")[0]
+    known = source or ("builtin" if name == BUILTIN_NAME else "<hub id or folder>")
+    asked = settings.asked_quantization
+    quantization = "" if asked in ("auto", "none") else f" QUANTIZATION={asked}"
+    return f"make model MODEL={known}{quantization} NAME={name}"
+
+
+def packed_tag(project: Path) -> str | None:
+    """Return the full tag of the model packed into the Bento that `project` is the source folder of; None outside a Bento."""
+    manifest = project.parent / "bento.yaml"
+    if project.name != "src" or not manifest.is_file():
+        return None
+    bento = yaml.safe_load(manifest.read_text(encoding="utf-8"))
+    tags = [model["tag"] for service in bento.get("services", []) for model in service.get("models", [])]
+    if not tags:
+        raise ModelError(f"the Bento {bento.get('tag', '')} has no model packed into it: build it again with `make build`")
+    return str(tags[0])
