@@ -39,7 +39,7 @@ from bento_service.pipeline import Pipeline
 from bento_service.routes import Routes, make_app
 from bento_service.schemas import ObjectRequest
 from bento_service.scorer_link import ScorerClient, ScorerLink, ScorerStatus
-from bento_service.settings import Settings, load_settings, names_model, run_directory
+from bento_service.settings import Settings, load_settings, names_model, run_directory, visible_gpus
 from bento_service.store import command_that_saves, packed_tag, wanted_tag
 from bento_service.tokenizer import PairTokenizer
 
@@ -78,9 +78,9 @@ def _resolve(settings: Settings) -> tuple[Any, ModelInfo]:
 
 def _gpu_count() -> int:
     """Count the GPUs a worker may use without importing torch; 0 where there is no driver."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = visible_gpus()
     if visible is not None:
-        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
+        return len(visible)
     try:
         pynvml.nvmlInit()
         try:
@@ -151,7 +151,7 @@ def _scorer_service(index: int) -> Any:
         workers=1,
         threads=1,
         traffic={"timeout": SETTINGS.service_timeout_seconds},
-        runner_connection={"max_requests": _NEVER, "max_age": _NEVER},
+        runner_connection={"max_requests": _NEVER, "max_age": float(_NEVER)},
         metrics={"enabled": False},
         logging={"access": {"enabled": False}},
     )(Scorer)
@@ -177,14 +177,14 @@ class _Client:
         """Call the batchable API."""
         try:
             return await self._dependency.to_async.score(pairs=pairs)  # type: ignore[no-any-return]
-        except aiohttp.ClientConnectionError as error:
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
             raise ConnectionError(str(error)) from error
 
     async def heartbeat(self) -> ScorerStatus:
         """Call the heartbeat API."""
         try:
             return ScorerStatus(**await self._dependency.to_async.heartbeat())
-        except aiohttp.ClientConnectionError as error:
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
             raise ConnectionError(str(error)) from error
 
 

@@ -198,6 +198,12 @@ def load_settings() -> Settings:
         raise SettingsError(f"{name}: {message}" if name else message) from None
 
 
+def visible_gpus() -> list[str] | None:
+    """Return what CUDA_VISIBLE_DEVICES leaves of the GPUs; None if it does not say."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if visible is None else [device for device in visible.split(",") if device.strip() not in ("", "-1")]
+
+
 def known_variables() -> list[str]:
     """Every environment variable the service reads, in the order of the table."""
     return [str(field.validation_alias) for field in Settings.model_fields.values()]

@@ -11,9 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers.utils import logging as transformers_logging
 
 from bento_service.model_info import ModelInfo
 from bento_service.pairs import TokenPair
+
+transformers_logging.disable_progress_bar()  # its bars would fill the server's log
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,67 @@
+"""The golden set: pairs scored by transformers' own forward in float32, for the Scorer to replay at every start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers.utils import logging as transformers_logging
+
+from bento_service.errors import ModelError
+from bento_service.model_info import GoldenPair
+from bento_service.ranking import activate
+from model_store_scripts.inspection import Findings
+
+_LONG = "The river rises in the mountains, crosses the plain and reaches the sea after nine hundred kilometres. " * 60
+# Its bars for reading and writing weights would stand between the person and the tag; the hub's own bar stays.
+transformers_logging.disable_progress_bar()
+PAIRS = (
+    ("what does a reranker do?", "A reranker sorts retrieved documents by how well they answer the query."),
+    ("what does a reranker do?", "Bread is baked from flour, water, salt and yeast."),
+    ("how long is the river", _LONG),
+    ("Größe von Paris", "Paris a une superficie de 105 km² et 2,1 millions d'habitants."),
+    ("x", ""),
+)
+
+
+def load_reference(folder: Path, findings: Findings, *, trust_remote_code: bool) -> Any:
+    """Load the source's weights in float32; ModelError if they do not fill the architecture."""
+    family = AutoModelForSequenceClassification if findings.kind == "cross-encoder" else AutoModel
+    model, report = family.from_pretrained(
+        str(folder),
+        dtype=torch.float32,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=trust_remote_code,
+        output_loading_info=True,
+    )
+    # A bi-encoder never asks its pooler, so a folder without one is whole.
+    missing = [key for key in report["missing_keys"] if findings.kind == "cross-encoder" or "pooler" not in key]
+    if missing:
+        raise ModelError(f"the weights lack {sorted(missing)[0]} and {len(missing) - 1} more tensors: give a complete model")
+    return model.eval()
+
+
+def score_golden(model: Any, findings: Findings) -> list[GoldenPair]:
+    """Score PAIRS one by one, without our batching, padding or tokenising, on the 0..1 scale."""
+    score = _cross_score if findings.kind == "cross-encoder" else _bi_score
+    with torch.inference_mode():
+        return [GoldenPair(query=query, document=text, score=score(model, findings, query, text)) for query, text in PAIRS]
+
+
+def _cross_score(model: Any, findings: Findings, query: str, text: str) -> float:
+    inputs = findings.tokenizer(query, text, truncation="only_second", max_length=findings.max_length, return_tensors="pt")
+    return activate(float(model(**inputs).logits[0, 0]), "sigmoid")
+
+
+def _bi_score(model: Any, findings: Findings, query: str, text: str) -> float:
+    def vector(prompt: str, of: str) -> torch.Tensor:
+        inputs = findings.tokenizer(prompt + of, truncation=True, max_length=findings.max_length, return_tensors="pt")
+        hidden = model(**inputs).last_hidden_state[0]
+        pooled = {"mean": hidden.mean(0), "cls": hidden[0], "max": hidden.amax(0)}[findings.pooling or "mean"]
+        return torch.nn.functional.normalize(pooled, dim=0)
+
+    cosine = vector(findings.query_prompt, query) @ vector(findings.document_prompt, text)
+    return activate(float(cosine), "cosine")

@@ -1,0 +1,157 @@
+"""What kind of model a folder holds, and what serving it needs to know."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from transformers import AutoConfig, AutoTokenizer
+
+from bento_service.errors import ModelError
+from bento_service.model_info import Activation, Kind
+
+_UNBOUNDED = 1_000_000  # tokenizers say 10**30 when they do not know their window
+_PADDING_OFFSET_TYPES = {"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet"}
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What inspect() found out; tokenizer and config are transformers' own."""
+
+    kind: Kind
+    architecture: str
+    max_length: int
+    activation: Activation
+    uses_token_types: bool
+    pooling: Literal["mean", "cls", "max"] | None
+    query_prompt: str
+    document_prompt: str
+    tokenizer: Any
+    config: Any
+
+
+def inspect(
+    folder: Path, *, kind: Kind | None, max_length: int | None, activation: Activation | None, trust_remote_code: bool
+) -> Findings:
+    """Read a model's configuration; raises ModelError that says what to do."""
+    config = _load_config(folder, trust_remote_code=trust_remote_code)
+    architecture = (config.architectures or ["unknown"])[0]
+    modules = _read_json(folder / "modules.json")
+    kind = kind or _kind(architecture, config, modules)
+    if kind == "cross-encoder":
+        labels = config.num_labels
+        if labels != 1:
+            raise ModelError(f"this model has {labels} labels, a reranker has one: choose another model")
+    tokenizer = _load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    sentence = _read_json(folder / "sentence_bert_config.json") or {}
+    window = _window(config, tokenizer, sentence if kind == "bi-encoder" else {})
+    if max_length is not None and max_length > window:
+        raise ModelError(f"--max-length {max_length} is over the model's window of {window} tokens: lower it")
+    if sentence.get("do_lower_case"):
+        raise ModelError("this model wants its texts in lower case before its tokenizer (do_lower_case), which is not supported")
+    prompts = (_read_json(folder / "config_sentence_transformers.json") or {}).get("prompts") or {}
+    bi_encoder = kind == "bi-encoder"
+    return Findings(
+        kind=kind,
+        architecture=architecture,
+        max_length=max_length or window,
+        activation="cosine" if bi_encoder else activation or _activation(config),
+        uses_token_types="token_type_ids" in tokenizer.model_input_names,
+        pooling=_pooling(folder, modules) if bi_encoder else None,
+        query_prompt=prompts.get("query", "") if bi_encoder else "",
+        document_prompt=(prompts.get("document") or prompts.get("passage") or "") if bi_encoder else "",
+        tokenizer=tokenizer,
+        config=config,
+    )
+
+
+def _kind(architecture: str, config: Any, modules: Any) -> Kind:
+    if architecture.endswith("ForSequenceClassification"):
+        return "cross-encoder"
+    if modules:
+        return "bi-encoder"
+    if architecture.endswith("ForCausalLM"):
+        raise ModelError(f"{architecture} is a language model; yes/no rerankers of that kind are not supported yet")
+    raise ModelError(
+        f"cannot tell what kind of reranker a {architecture} ({config.model_type}) is: pass --kind cross-encoder or --kind bi-encoder"
+    )
+
+
+def _load_config(folder: Path, *, trust_remote_code: bool) -> Any:
+    if not (folder / "config.json").is_file():
+        raise ModelError("the model has no config.json: give a complete model")
+    try:
+        return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=trust_remote_code)
+    except (ValueError, KeyError, OSError) as error:
+        kind = (_read_json(folder / "config.json") or {}).get("model_type", "unknown")
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"the {kind} architecture brings its own code: read that code, then pass --trust-remote-code if you trust it"
+            ) from None
+        raise ModelError(f"transformers does not know the architecture {kind}: update transformers or choose another model") from None
+
+
+def _load_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json")) and not any(folder.glob("*.model")):
+        raise ModelError("the model has no tokenizer files: give a complete model")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, use_fast=True, trust_remote_code=trust_remote_code
+        )
+    except Exception as error:
+        raise ModelError(f"the model's tokenizer cannot be loaded ({type(error).__name__}): give a complete model") from error
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise ModelError("the model has only a slow tokenizer: save it with a tokenizer.json first")
+    return tokenizer
+
+
+def _window(config: Any, tokenizer: Any, sentence: dict[str, Any]) -> int:
+    """Find how many tokens of a sequence the model reads: the least of what config, tokenizer and sentence-transformers say."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions and config.model_type in _PADDING_OFFSET_TYPES:
+        positions -= (config.pad_token_id or 0) + 1  # their position numbers start behind the padding's
+    limits = [positions, tokenizer.model_max_length, sentence.get("max_seq_length")]
+    known = [int(limit) for limit in limits if limit and 0 < limit < _UNBOUNDED]
+    if not known:
+        raise ModelError("the model does not say how long its window is: pass --max-length")
+    return min(known)
+
+
+def _activation(config: Any) -> Activation:
+    """Read the model's own activation as sentence-transformers writes it; sigmoid where it declares none."""
+    declared = (getattr(config, "sentence_transformers", None) or {}).get("activation_fn") or getattr(
+        config, "sbert_ce_default_activation_function", None
+    )
+    name = str(declared or "Sigmoid").rpartition(".")[2]
+    if name not in ("Sigmoid", "Identity"):
+        raise ModelError(f"the model declares the activation {name}, which is not supported: pass --activation sigmoid or identity")
+    return cast(Activation, name.lower())
+
+
+def _pooling(folder: Path, modules: Any) -> Literal["mean", "cls", "max"]:
+    """Read the pooling of a sentence-transformers model; mean where the folder has no modules.json."""
+    if not modules:
+        return "mean"
+    unknown = [str(module["type"]).rpartition(".")[2] for module in modules]
+    unknown = [name for name in unknown if name not in ("Transformer", "Pooling", "Normalize")]
+    if unknown:
+        raise ModelError(f"the model has a {unknown[0]} module, which is not supported: choose another model")
+    path = next((module["path"] for module in modules if str(module["type"]).endswith("Pooling")), None)
+    settings = _read_json(folder / path / "config.json") if path is not None else None
+    settings = settings or {}
+    flags = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token", "max": "pooling_mode_max_tokens"}
+    chosen = [mode for mode, flag in flags.items() if settings.get(flag) or settings.get("pooling_mode") == mode]
+    if len(chosen) != 1:
+        raise ModelError("the model's pooling is neither mean, cls nor max: choose another model")
+    return cast(Literal["mean", "cls", "max"], chosen[0])
+
+
+def _read_json(path: Path) -> Any:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ModelError(f"{path.name} is not JSON: give a complete model") from None

@@ -1,0 +1,178 @@
+"""Save a model into the Bento model store and print its tag as the last line.
+
+    python -m model_store_scripts.save_model --model builtin
+    python -m model_store_scripts.save_model --model BAAI/bge-reranker-base --quantization bf16
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version as library_version
+from pathlib import Path
+from typing import Any
+
+import bentoml
+import torch
+from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml.exceptions import BentoMLException, NotFound
+
+from bento_service.errors import ModelError
+from bento_service.model_info import MODULE, Kind, ModelInfo, check_files, sha256_of
+from bento_service.scorer.device import DTYPES
+from bento_service.settings import Quantization
+from bento_service.store import variant_name
+from model_store_scripts.golden import load_reference, score_golden
+from model_store_scripts.inspection import Findings, inspect
+from model_store_scripts.sources import Source, find_source, store_name
+
+_LIBRARIES = ("bentoml", "torch", "transformers", "tokenizers", "safetensors")
+
+
+def save_model(
+    model: str,
+    *,
+    revision: str | None = None,
+    quantization: Quantization = "none",
+    max_length: int | None = None,
+    name: str | None = None,
+    kind: Kind | None = None,
+    activation: Any = None,
+    trust_remote_code: bool = False,
+) -> str:
+    """Save a model and return its full tag; a model that is there already, whole, is left as it is.
+
+    Raises ModelError, and leaves nothing behind in the store then.
+    """
+    source = find_source(model, revision)
+    findings = inspect(
+        source.folder, kind=kind, max_length=max_length, activation=activation, trust_remote_code=trust_remote_code
+    )
+    if findings.activation == "identity":
+        print("note: this model declares no activation, so its scores are logits; --activation sigmoid maps them to 0..1")
+    hashes = {path.name: sha256_of(path) for path in sorted(source.folder.glob("*.safetensors"))}
+    hashes["tokenizer"] = hashlib.sha256(findings.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+    base = variant_name(store_name(name) if name else source.name, quantization)
+    tag = f"{base}:{_version(source, findings, hashes)}"
+    if _is_whole(tag):
+        print(f"{tag} is in the store already")
+        return tag
+    _write_entry(tag, source, findings, hashes, quantization, trust_remote_code=trust_remote_code)
+    return tag
+
+
+def _version(source: Source, findings: Findings, hashes: dict[str, str]) -> str:
+    """Name the content: the same weights and settings give the same version in every variant, so saving twice is saving once."""
+    parts = [hashes, source.revision, findings.kind, findings.max_length, findings.activation, findings.pooling]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _is_whole(tag: str) -> bool:
+    """Tell whether the store has this entry, whole; a damaged one is a ModelError."""
+    try:
+        stored = bentoml.models.get(tag)
+    except NotFound:
+        return False
+    except BentoMLException:
+        raise ModelError(f"the store holds a half-written {tag}: delete it (`bentoml models delete {tag}`) and save again") from None
+    check_files(Path(stored.path), ModelInfo.from_metadata(stored.info.metadata, tag), tag)
+    return True
+
+
+def _write_entry(
+    tag: str, source: Source, findings: Findings, hashes: dict[str, str], quantization: Quantization, *, trust_remote_code: bool
+) -> None:
+    model = load_reference(source.folder, findings, trust_remote_code=trust_remote_code)
+    golden = score_golden(model, findings)
+    dtype = DTYPES[quantization]
+    with _nothing_left_behind(tag), bentoml.models.create(tag, module=MODULE, labels={"quantization": quantization}) as entry:
+        folder = Path(entry.path)
+        model.to(dtype).save_pretrained(folder, safe_serialization=True)
+        (folder / "tokenizer.json").write_text(findings.tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
+        for extra in source.folder.glob("*.py") if trust_remote_code else ():
+            shutil.copy(extra, folder)
+        info = ModelInfo(
+            source=source.origin,
+            revision=source.revision,
+            licence=source.licence,
+            kind=findings.kind,
+            architecture=findings.architecture,
+            quantization=quantization,
+            quantization_effective=quantization,
+            dtype=str(dtype).removeprefix("torch."),
+            max_length=findings.max_length,
+            activation=findings.activation,
+            uses_token_types=findings.uses_token_types,
+            pooling=findings.pooling,
+            query_prompt=findings.query_prompt,
+            document_prompt=findings.document_prompt,
+            trust_remote_code=trust_remote_code,
+            source_sha256=hashes,
+            files_sha256={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
+            library_versions={name: library_version(name) for name in _LIBRARIES},
+            golden=golden,
+        )
+        entry.info.metadata.update(info.model_dump())
+
+
+@contextlib.contextmanager
+def _nothing_left_behind(tag: str) -> Iterator[None]:
+    """Remove a half-written entry whatever stopped the writing; BentoML itself forgets Ctrl-C and the empty name folder."""
+    folder = Path(BentoMLContainer.model_store_dir.get(), *tag.split(":"))
+    try:
+        yield
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folder.parent.rmdir()
+        if isinstance(error, OSError):
+            raise ModelError(f"the model could not be written ({error.strerror or error}): make room on the disk and save again") from None
+        # safetensors wraps the operating system's errors in one of its own.
+        if type(error).__name__ == "SafetensorError":
+            raise ModelError(f"the model could not be written ({error}): make room on the disk and save again") from None
+        raise
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(description="Save a model into the Bento model store; the last line printed is its tag.")
+    parser.add_argument("--model", required=True, help="hub id (owner/name), folder, or `builtin`")
+    parser.add_argument("--revision", help="hub revision; default: the newest")
+    parser.add_argument("--quantization", choices=sorted(DTYPES), default="none", help="precision the weights are saved in")
+    parser.add_argument("--max-length", type=int, help="tokens of a pair; default: the model's window")
+    parser.add_argument("--name", help="name in the store; default: the model's own")
+    parser.add_argument("--kind", choices=["cross-encoder", "bi-encoder"], help="only where the config does not tell")
+    parser.add_argument("--activation", choices=["sigmoid", "identity"], help="default: what the model declares, else sigmoid")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run the model's own code, now and at every start")
+    return parser
+
+
+def main() -> int:
+    """Run the command; errors are one line."""
+    options = arguments().parse_args()
+    torch.set_grad_enabled(mode=False)
+    try:
+        tag = save_model(
+            options.model,
+            revision=options.revision,
+            quantization=options.quantization,
+            max_length=options.max_length,
+            name=options.name,
+            kind=options.kind,
+            activation=options.activation,
+            trust_remote_code=options.trust_remote_code,
+        )
+    except ModelError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(tag)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
