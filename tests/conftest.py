@@ -1,0 +1,42 @@
+"""What all tests share: a Bento model store of their own with the built-in model in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Before anything imports bentoml, which reads its home once.
+_HOME = Path(tempfile.mkdtemp(prefix="reranker-tests-"))
+os.environ["BENTOML_HOME"] = str(_HOME)
+os.environ["BENTOML_DO_NOT_TRACK"] = "True"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+for _name in [name for name in os.environ if name.startswith(("RERANKER_", "MICRO_BATCH_")) or name == "QUANTIZATION"]:
+    del os.environ[_name]  # a developer's own settings must not change what is tested
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _home() -> Iterator[None]:
+    """Remove the tests' BENTOML_HOME at the end."""
+    yield
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def builtin_tag() -> str:
+    """Save the built-in model in fp32, once."""
+    from model_store_scripts.save_model import save_model
+
+    return save_model("builtin")
+
+
+@pytest.fixture(scope="session")
+def builtin_folder(builtin_tag: str) -> Path:
+    """Return where the built-in model lies in the store."""
+    import bentoml
+
+    return Path(bentoml.models.get(builtin_tag).path)
