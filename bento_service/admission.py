@@ -123,7 +123,7 @@ class Admission:
             raise
 
     def _call(self, link: ScorerLink, chunk: Sequence[bytes]) -> asyncio.Task[list[PairScore]]:
-        self._metrics.scorer_calls.inc()
+        self._metrics.scorer_calls.labels(str(self._links.index(link))).inc()
         call = asyncio.create_task(link.score(list(chunk)))
         self._calls.add(call)  # the loop itself keeps only weak references
 

@@ -60,8 +60,8 @@ class EntryMetrics:
 
     @cached_property
     def scorer_calls(self) -> Counter:
-        """At most 32 pairs each."""
-        return Counter("reranker_scorer_calls_total", "Calls from entry workers to Scorers.")
+        """At most 32 pairs each; scorer=0 is the first model worker."""
+        return Counter("reranker_scorer_calls_total", "Calls from entry workers to a Scorer.", ["scorer"])
 
     @cached_property
     def requests_waiting(self) -> Gauge:

@@ -38,7 +38,7 @@ class ModelInfo(BaseModel):
     format_version: int = FORMAT_VERSION
     source: str
     revision: str
-    licence: str | None
+    licence: str | None = None
     kind: Kind
     architecture: str
     quantization: Quantization

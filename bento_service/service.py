@@ -30,7 +30,7 @@ from starlette.responses import Response
 from bento_service.admission import Admission
 from bento_service.dialects import NATIVE
 from bento_service.edge import Edge
-from bento_service.errors import RerankerError
+from bento_service.errors import ModelError, RerankerError
 from bento_service.health import Health
 from bento_service.metrics import EntryMetrics, ScorerMetrics
 from bento_service.model_info import ModelInfo, check_files
@@ -57,6 +57,8 @@ def _stored(tag: str) -> Any:
         return bentoml.models.get(tag)
     except NotFound:
         return None
+    except Exception:  # noqa: BLE001  BentoML raises as many kinds as there are ways to damage its model.yaml
+        raise ModelError(f"the store holds a half-written {tag}: delete it (`bentoml models delete {tag}`) and save it again") from None
 
 
 def _resolve(settings: Settings) -> tuple[Any, ModelInfo]:
@@ -259,9 +261,8 @@ class _Reranker:
     def _clients(self) -> list[ScorerClient]:
         return [_Client(getattr(self, f"scorer_{index}")) for index in range(SCORER_COUNT)]
 
-    @staticmethod
-    @bentoml.on_deployment
-    def check() -> None:
+    @bentoml.on_deployment  # makes it a static method
+    def check() -> None:  # type: ignore[misc]
         """Run once in the parent before any worker starts: what is cheap to check stops the start here."""
         atexit.register(_exit_as_the_scorer_did)
         try:

@@ -93,7 +93,7 @@ def direct(quantization: str, seconds: float, seed: int) -> dict[str, dict[str, 
 def direct_in_own_process(quantization: str, seconds: float, seed: int) -> dict[str, dict[str, float]]:
     """Run direct() in a fresh process, as a Scorer is one."""
     command = [sys.executable, __file__, "--direct", quantization, "--seconds", str(seconds), "--seed", str(seed)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=REPOSITORY).stdout.splitlines()[-1])
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY).stdout.splitlines()[-1])
 
 
 def over_http(port: int, seconds: float, seed: int) -> dict[str, float]:

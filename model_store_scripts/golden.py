@@ -52,7 +52,8 @@ def score_golden(model: Any, findings: Findings) -> list[GoldenPair]:
 
 
 def _cross_score(model: Any, findings: Findings, query: str, text: str) -> float:
-    inputs = findings.tokenizer(query, text, truncation="only_second", max_length=findings.max_length, return_tensors="pt")
+    # Lists, because transformers takes a lone empty document for no document at all.
+    inputs = findings.tokenizer([query], [text], truncation="only_second", max_length=findings.max_length, return_tensors="pt")
     return activate(float(model(**inputs).logits[0, 0]), "sigmoid")
 
 

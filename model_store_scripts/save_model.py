@@ -20,7 +20,7 @@ from typing import Any
 import bentoml
 import torch
 from bentoml._internal.configuration.containers import BentoMLContainer
-from bentoml.exceptions import BentoMLException, NotFound
+from bentoml.exceptions import NotFound
 
 from bento_service.errors import ModelError
 from bento_service.model_info import MODULE, Kind, ModelInfo, check_files, sha256_of
@@ -78,7 +78,7 @@ def _is_whole(tag: str) -> bool:
         stored = bentoml.models.get(tag)
     except NotFound:
         return False
-    except BentoMLException:
+    except Exception:  # noqa: BLE001  BentoML raises as many kinds as there are ways to damage its model.yaml
         raise ModelError(f"the store holds a half-written {tag}: delete it (`bentoml models delete {tag}`) and save again") from None
     check_files(Path(stored.path), ModelInfo.from_metadata(stored.info.metadata, tag), tag)
     return True
@@ -117,7 +117,8 @@ def _write_entry(
             library_versions={name: library_version(name) for name in _LIBRARIES},
             golden=golden,
         )
-        entry.info.metadata.update(info.model_dump())
+        # BentoML's metadata cannot hold None.
+        entry.info.metadata.update(info.model_dump(exclude_none=True))
 
 
 @contextlib.contextmanager

@@ -1,0 +1,31 @@
+"""The entry service through BentoML's own to_asgi(), with a fake Scorer behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from fake_scorer import FakeScorer
+from starlette.testclient import TestClient
+
+
+@pytest.fixture(scope="session")
+def scorer() -> FakeScorer:
+    """Return the Scorer behind `client`."""
+    return FakeScorer()
+
+
+@pytest.fixture(scope="session")
+def client(builtin_tag: str, scorer: FakeScorer) -> Iterator[TestClient]:
+    """Start the entry service in process and wait until it is ready."""
+    assert builtin_tag
+    from bento_service import service
+
+    service.Reranker.inner.scorer_0._resolved = scorer
+    with TestClient(service.Reranker.to_asgi()) as started:
+        for _ in range(100):
+            if started.get("/readyz").is_success:
+                break
+            started.portal.call(asyncio.sleep, 0.02)
+        yield started

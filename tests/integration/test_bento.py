@@ -1,0 +1,63 @@
+"""The Bento: code and model packed, the model pinned, served from its own requirements."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+
+import bentoml
+import pytest
+from model_store_scripts.save_model import save_model
+from servers import REPOSITORY, Server
+
+QUESTION = {"query": "capital of France", "documents": ["Rome", "Paris is the capital of France", "bread"]}
+
+
+@pytest.fixture(scope="module")
+def bento(builtin_tag: str) -> Iterator[str]:
+    """Build a Bento of the built-in model."""
+    assert builtin_tag
+    program = Path(sys.executable).parent / "bentoml"
+    built = subprocess.run([program, "build", "--output", "tag"], cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    tag = built.stdout.strip().splitlines()[-1].removeprefix("__tag__:")
+    yield tag
+    bentoml.bentos.delete(tag)
+
+
+def test_a_bento_serves_the_model_packed_into_it(bento: str, builtin_tag: str) -> None:
+    """Also after a newer version was saved under the same name, and with another number of Scorers than it was built with."""
+    home = Path(os.environ["BENTOML_HOME"])
+    newer = save_model("builtin", max_length=128)
+    try:
+        assert newer.split(":")[0] == builtin_tag.split(":")[0]
+        with Server(home) as server:
+            assert server.get("/health").json()["model"]["tag"] == newer
+        with Server(home, bento=bento, RERANKER_SCORER_WORKERS=2, RERANKER_TORCH_THREADS=1) as server:
+            model = server.get("/health").json()["model"]
+            assert model["tag"] == builtin_tag
+            assert model["max_length"] == 256
+            assert server.post(**QUESTION).json()["results"][0]["index"] == 1
+    finally:
+        bentoml.models.delete(newer)
+
+
+@pytest.mark.timeout(1200)
+def test_a_bento_runs_from_its_own_requirements(bento: str, tmp_path: Path) -> None:
+    """In a fresh virtual environment it answers as the repository does."""
+    home = Path(os.environ["BENTOML_HOME"])
+    requirements = Path(bentoml.bentos.get(bento).path, "env", "python", "requirements.txt")
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", requirements], check=True, timeout=900)
+    with Server(home) as server:
+        expected = server.post(**QUESTION).json()
+    with Server(home, bento=bento, cwd=tmp_path, python=str(python)) as server:
+        answer = server.post(**QUESTION).json()
+    assert answer["model"] == expected["model"]
+    assert [item["index"] for item in answer["results"]] == [item["index"] for item in expected["results"]]
+    for got, wanted in zip(answer["results"], expected["results"], strict=True):
+        assert got["relevance_score"] == pytest.approx(wanted["relevance_score"], abs=1e-6)

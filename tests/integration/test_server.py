@@ -1,0 +1,165 @@
+"""A real `bentoml serve`: clients, concurrency, memory, what its log holds."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import bentoml
+import httpx
+import pytest
+from servers import Server
+from texts import Texts
+
+SECRET = "planted-marker-9d20"
+
+
+@pytest.fixture(scope="module")
+def server(builtin_tag: str) -> Iterator[Server]:
+    """Serve the built-in model as a stranger would."""
+    assert builtin_tag
+    with Server(Path(os.environ["BENTOML_HOME"])) as running:
+        yield running
+
+
+def test_the_order_is_sensible(server: Server) -> None:
+    """The README's own question."""
+    documents = ["Bread is baked from flour and water.", "A reranker sorts documents by relevance to a query.", "Paris is in France."]
+    results = server.post(query="what is a reranker?", documents=documents).json()["results"]
+    assert results[0]["index"] == 1
+
+
+def test_bentoml_clients_work(server: Server, builtin_tag: str) -> None:
+    """The sync and the async one, and an error as the client's own class."""
+    with bentoml.SyncHTTPClient(server.url) as client:
+        answer = client.rerank(query="capital of France", documents=["Rome", {"text": "Paris", "id": "p"}], top_n=1)
+        assert answer["results"][0]["id"] == "p"
+        assert answer["model"] == builtin_tag
+        with pytest.raises(bentoml.exceptions.InvalidArgument):
+            client.rerank(query=" ", documents=["Rome"])
+
+    async def ask() -> dict[str, object]:
+        async with bentoml.AsyncHTTPClient(server.url) as client:
+            return await client.rerank(query="capital of France", documents=["Rome", "Paris"], return_documents=False)
+
+    assert "document" not in asyncio.run(ask())["results"][0]
+
+
+def test_one_bad_request_harms_none_of_its_neighbours(server: Server) -> None:
+    """16 at once, one of them bad in a different way each round."""
+    bad = [
+        b'{"query":"q","documents":[]}',
+        b'{"query":"q","documents":["' + b"a" * 10_000_000 + b'"],"truncation":"no"}',
+        b'{"query":"' + b"w " * 3000 + b'","documents":["d"]}',
+        b'{"query":"q","documents":["\\ud800"],"top_n":-1}',
+    ]
+
+    def send(number: int) -> int:
+        if number % 16 == 3:
+            return server_post(server, bad[number // 16])
+        query, documents = Texts(number).request(5)
+        return server.post(query=query, documents=documents).status_code
+
+    with ThreadPoolExecutor(16) as pool:
+        for turn in range(len(bad)):
+            statuses = list(pool.map(send, range(16 * turn, 16 * turn + 16)))
+            assert statuses.pop(3) == httpx.codes.BAD_REQUEST
+            assert statuses == [httpx.codes.OK] * 15
+
+
+def server_post(server: Server, body: bytes) -> int:
+    """POST raw bytes."""
+    return httpx.post(server.url + "/rerank", content=body, headers={"content-type": "application/json"}, timeout=60).status_code
+
+
+def test_many_clients_with_new_text_all_succeed(server: Server) -> None:
+    """32 clients for a while (RERANKER_TEST_SECONDS makes it longer): no failed request, no dropped call."""
+    seconds = float(os.environ.get("ENDURANCE_SECONDS", "10"))
+    end = time.monotonic() + seconds
+    statuses: list[int] = []
+
+    def client(number: int) -> None:
+        texts = Texts(10_000 + number)
+        with httpx.Client(base_url=server.url, timeout=120) as connection:
+            while time.monotonic() < end:
+                query, documents = texts.request(4)
+                statuses.append(connection.post("/v2/rerank", json={"query": query, "documents": documents}).status_code)
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print(f"{len(statuses)} requests in {seconds:g} s")
+    assert len(statuses) > seconds
+    assert set(statuses) == {httpx.codes.OK}
+
+
+def test_a_pause_between_requests_breaks_no_connection(server: Server) -> None:
+    """uvicorn closes idle connections after 5 s; the call to the Scorer must survive that (ENDURANCE_PAUSES: how often)."""
+    for number in range(int(os.environ.get("ENDURANCE_PAUSES", "3"))):
+        assert server.post(query=f"pause {number}", documents=["a", "b"]).status_code == httpx.codes.OK
+        time.sleep(6)  # the pause is what is tested
+
+
+def test_a_cut_off_caller_leaves_the_server_well(server: Server) -> None:
+    """Half of the callers go away midway; the others get their answers."""
+    query, documents = Texts(77).request(200)
+
+    def impatient() -> None:
+        with pytest.raises(httpx.TimeoutException):
+            server.post(query=query, documents=documents, timeout=0.3)
+
+    with ThreadPoolExecutor(8) as pool:
+        gone = [pool.submit(impatient) for _ in range(4)]
+        patient = [pool.submit(server.post, query=f"patient {number}", documents=documents[:10]) for number in range(4)]
+        for future in gone:
+            future.result()
+        assert [future.result().status_code for future in patient] == [httpx.codes.OK] * 4
+    assert server.get("/health").json()["requests"]["waiting"] == 0
+
+
+def test_the_entry_is_small_and_holds_no_torch(server: Server) -> None:
+    """Below 200 MB resident, and no torch library mapped."""
+    [entry] = server.workers("Reranker")
+    megabytes = entry.memory_info().rss / 1e6
+    print(f"entry worker: {megabytes:.0f} MB resident")
+    assert megabytes < 200
+    mapped = Path(f"/proc/{entry.pid}/maps").read_text()
+    assert "libtorch" not in mapped
+    [scorer] = server.workers("Scorer")
+    assert "libtorch" in Path(f"/proc/{scorer.pid}/maps").read_text()
+
+
+def test_the_log_holds_no_text_of_callers(server: Server) -> None:
+    """Good requests, bad ones, and ones that BentoML would have logged."""
+    server.post(query=SECRET, documents=[SECRET])
+    server.post(query=SECRET, documents=[SECRET], top_n=SECRET)
+    server_post(server, f'{{"query":"{SECRET}"'.encode())
+    httpx.post(server.url + "/rerank", content=SECRET, headers={"content-type": "application/vnd.bentoml+pickle"})
+    assert "POST /rerank" in server.log or "path=/rerank" in server.log
+    assert SECRET not in server.log
+
+
+def test_metrics_of_both_services_are_on_one_page(server: Server) -> None:
+    """Entry and Scorer count in different processes."""
+    text = server.get("/metrics").text
+    for name in ("reranker_requests_total", "reranker_batch_pairs_sum", "reranker_tokens_total", "reranker_stage_seconds_count"):
+        assert name in text
+    assert server.get("/livez").status_code == httpx.codes.OK
+
+
+def test_sigterm_ends_the_server_with_zero(builtin_tag: str) -> None:
+    """No hang, no leftover worker."""
+    assert builtin_tag
+    with Server(Path(os.environ["BENTOML_HOME"])) as running:
+        workers = running.workers("Scorer") + running.workers("Reranker")
+        running.process.send_signal(signal.SIGTERM)
+        assert running.wait_exit(20) == 0
+        assert not any(worker.is_running() for worker in workers)
