@@ -27,15 +27,13 @@ class Admission:
     entry_workers: how many processes share the Scorers · max_queue_pairs: waiting and under way, this process.
     """
 
-    def __init__(
-        self, links: Sequence[ScorerLink], *, entry_workers: int, max_queue_pairs: int, metrics: EntryMetrics
-    ) -> None:
+    def __init__(self, links: Sequence[ScorerLink], *, entry_workers: int, max_queue_pairs: int, metrics: EntryMetrics) -> None:
         self._links = links
         self._metrics = metrics
         self._entry_workers = entry_workers
         self._max_queue_pairs = max_queue_pairs
         self._queued_pairs = 0
-        self._under_way = {link: 0 for link in links}
+        self._under_way = dict.fromkeys(links, 0)
         self._turns: deque[tuple[int, asyncio.Future[ScorerLink]]] = deque()
         self._calls: set[asyncio.Task[list[PairScore]]] = set()
 
@@ -52,7 +50,8 @@ class Admission:
         self.require_scorer()
         if self._queued_pairs and self._queued_pairs + len(blobs) > self._max_queue_pairs:
             raise QueueFull(
-                "too many documents wait to be scored: try again after Retry-After seconds", retry_after_seconds=self._drain_seconds()
+                "too many documents wait to be scored: try again after Retry-After seconds",
+                retry_after_seconds=self._drain_seconds(),
             )
         self._queued_pairs += len(blobs)
         try:
@@ -67,14 +66,18 @@ class Admission:
     def require_scorer(self) -> None:
         """Raise ScorerDown unless a Scorer answers."""
         if not any(link.up for link in self._links):
-            raise ScorerDown("the model is not being served at the moment: try again after Retry-After seconds", retry_after_seconds=5)
+            raise ScorerDown(
+                "the model is not being served at the moment: try again after Retry-After seconds", retry_after_seconds=5
+            )
 
     def wake(self) -> None:
         """Look at the turns again: a Scorer came or went."""
         if not any(link.up for link in self._links):
             for _, turn in self._turns:
                 if not turn.done():
-                    turn.set_exception(ScorerDown("the model went away: try again after Retry-After seconds", retry_after_seconds=5))
+                    turn.set_exception(
+                        ScorerDown("the model went away: try again after Retry-After seconds", retry_after_seconds=5)
+                    )
             self._turns.clear()
         while self._turns:
             size, turn = self._turns[0]

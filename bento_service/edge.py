@@ -28,7 +28,7 @@ GET_ROUTES = frozenset({"/", "/health", "/livez", "/readyz", "/healthz", "/metri
 _CLIENT_CLOSED_REQUEST = 499  # nginx's number for a caller that went away; nobody reads it
 
 
-class ClientGone(Exception):  # noqa: N818  not an error: the caller left
+class ClientGone(Exception):
     """The caller closed the connection before its answer."""
 
 
@@ -109,8 +109,8 @@ class Edge:
 
         try:
             if scope["method"] == "POST" and path in POST_ROUTES and not _is_json(scope):
-                error = UnsupportedMedia("only application/json is read: set the content-type header")
-                await error_response(error)(scope, receive, counted_send)
+                refusal = UnsupportedMedia("only application/json is read: set the content-type header")
+                await error_response(refusal)(scope, receive, counted_send)
             else:
                 await self._app(scope, receive, counted_send)
         except Exception:

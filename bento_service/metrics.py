@@ -11,8 +11,8 @@ from functools import cached_property
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from bento_service.tally import Tally
 from bento_service.settings import run_directory
+from bento_service.tally import Tally
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]

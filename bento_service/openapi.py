@@ -48,7 +48,11 @@ ANSWER: dict[str, Any] = {
                 "billed_units": {"type": "object", "properties": {"search_units": _INTEGER}},
                 "tokens": {"type": "object", "properties": {"input_tokens": _INTEGER, "output_tokens": _INTEGER}},
                 "cached_documents": _INTEGER,
-                "truncated_documents": {"type": "array", "items": _INTEGER, "description": "Indexes of documents that lost text."},
+                "truncated_documents": {
+                    "type": "array",
+                    "items": _INTEGER,
+                    "description": "Indexes of documents that lost text.",
+                },
                 "warnings": {"type": "array", "items": _STRING},
             },
         },

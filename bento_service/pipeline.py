@@ -64,8 +64,7 @@ class Pipeline:
         self._metrics.truncated_documents.inc(len(truncated))
         if truncated and not query.truncation:
             raise DocumentTooLong(
-                f"document {truncated[0]} does not fit the model's window and truncation is off: "
-                "shorten it, or allow truncation",
+                f"document {truncated[0]} does not fit the model's window and truncation is off: shorten it, or allow truncation",
                 param="documents",
             )
 

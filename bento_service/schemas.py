@@ -123,7 +123,7 @@ def _document(index: int, item: Any) -> Document:
 
 def _documents(value: Any) -> list[Document]:
     if not isinstance(value, list):
-        raise ValueError("documents must be a list of strings or objects")
+        raise ValueError("documents must be a list of strings or objects")  # noqa: TRY004  pydantic reports only ValueError
     return [_document(index, item) for index, item in enumerate(value)]
 
 
@@ -155,7 +155,9 @@ class ObjectRequest(BaseModel):
     return_documents: Flag | None = Field(
         None, description="Send the documents back with the results. Default: true on /rerank, false on /v2/rerank."
     )
-    model: Annotated[str, Strict()] | None = Field(None, description="Any name; it is echoed (RERANKER_STRICT_MODEL=true refuses other names).")
+    model: Annotated[str, Strict()] | None = Field(
+        None, description="Any name; it is echoed (RERANKER_STRICT_MODEL=true refuses other names)."
+    )
     max_tokens_per_doc: Whole | None = Field(
         None, ge=1, description="Tokens of a document that are read; more than the model's window has room for means the window."
     )
@@ -165,7 +167,9 @@ class ObjectRequest(BaseModel):
         validation_alias=AliasChoices("truncation", "truncate"),
         description="Default true. False: a document that does not fit is an error that names its index. Also read as `truncate`.",
     )
-    long_documents: Literal["truncate"] | None = Field(None, description="What happens to documents beyond the window: `truncate`.")
+    long_documents: Literal["truncate"] | None = Field(
+        None, description="What happens to documents beyond the window: `truncate`."
+    )
     score_threshold: float | None = Field(
         None, strict=True, allow_inf_nan=False, description="Results below it are dropped; on the scale of the scores returned."
     )

@@ -25,7 +25,6 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLConfigException, NotFound
 from pydantic import ConfigDict, Field, create_model
 from starlette.requests import Request
-from starlette.responses import Response
 
 from bento_service.admission import Admission
 from bento_service.dialects import NATIVE
@@ -58,7 +57,9 @@ def _stored(tag: str) -> Any:
     except NotFound:
         return None
     except Exception:  # noqa: BLE001  BentoML raises as many kinds as there are ways to damage its model.yaml
-        raise ModelError(f"the store holds a half-written {tag}: delete it (`bentoml models delete {tag}`) and save it again") from None
+        raise ModelError(
+            f"the store holds a half-written {tag}: delete it (`bentoml models delete {tag}`) and save it again"
+        ) from None
 
 
 def _resolve(settings: Settings) -> tuple[Any, ModelInfo]:
@@ -74,7 +75,9 @@ def _resolve(settings: Settings) -> tuple[Any, ModelInfo]:
     info = ModelInfo.from_metadata(stored.info.metadata, str(stored.tag))
     asked = settings.asked_quantization
     if asked in ("fp16", "bf16") and info.quantization != asked:
-        raise BentoMLConfigException(f"QUANTIZATION={asked}, but model {stored.tag} is saved as {info.quantization}: unset QUANTIZATION")
+        raise BentoMLConfigException(
+            f"QUANTIZATION={asked}, but model {stored.tag} is saved as {info.quantization}: unset QUANTIZATION"
+        )
     return stored, info
 
 
@@ -231,7 +234,9 @@ class _Reranker:
     def __init__(self) -> None:
         folder = Path(self.model.path)
         max_length = SETTINGS.max_length or INFO.max_length
-        self._tokenizer = PairTokenizer(folder / "tokenizer.json", INFO, max_length=max_length, workers=SETTINGS.tokenizer_workers)
+        self._tokenizer = PairTokenizer(
+            folder / "tokenizer.json", INFO, max_length=max_length, workers=SETTINGS.tokenizer_workers
+        )
         golden = INFO.golden[0]
         [warm_up] = self._tokenizer.encode_now(golden.query, [golden.document], None, time.monotonic() + _NEVER, 0)
         self._links = [
@@ -262,7 +267,7 @@ class _Reranker:
         return [_Client(getattr(self, f"scorer_{index}")) for index in range(SCORER_COUNT)]
 
     @bentoml.on_deployment  # makes it a static method
-    def check() -> None:  # type: ignore[misc]
+    def check() -> None:
         """Run once in the parent before any worker starts: what is cheap to check stops the start here."""
         atexit.register(_exit_as_the_scorer_did)
         try:
@@ -326,7 +331,7 @@ def _exit_as_the_scorer_did() -> None:
         os._exit(1)
 
 
-class _PinnedService(Service[Any]):  # type: ignore[misc]
+class _PinnedService(Service[Any]):
     """A Bento knows the Scorers it was built with; it may be served with another number of them."""
 
     def on_load_bento(self, bento: Any) -> None:

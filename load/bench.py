@@ -35,9 +35,10 @@ PRECISIONS = ("none", "bf16")
 def make_model(home: Path) -> None:
     """Save the MiniLM-L6 cross-encoder shape with random weights, in every precision measured."""
     import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
     from model_store_scripts.save_model import save_model
     from model_store_scripts.sources import find_source
-    from transformers import BertConfig, BertForSequenceClassification
 
     folder = home / "source"
     folder.mkdir(parents=True)
@@ -46,7 +47,12 @@ def make_model(home: Path) -> None:
         shutil.copy(builtin / name, folder)
     torch.manual_seed(0)
     config = BertConfig(
-        hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536, max_position_embeddings=512, num_labels=1
+        hidden_size=384,
+        num_hidden_layers=6,
+        num_attention_heads=12,
+        intermediate_size=1536,
+        max_position_embeddings=512,
+        num_labels=1,
     )
     BertForSequenceClassification(config).save_pretrained(folder)
     for quantization in PRECISIONS:
@@ -56,6 +62,7 @@ def make_model(home: Path) -> None:
 def direct(quantization: str, seconds: float, seed: int) -> dict[str, dict[str, float]]:
     """Time the scorer in this process for each call size."""
     import bentoml
+
     from bento_service.model_info import ModelInfo
     from bento_service.scorer.loading import load_scorer
     from bento_service.settings import load_settings
@@ -93,7 +100,9 @@ def direct(quantization: str, seconds: float, seed: int) -> dict[str, dict[str, 
 def direct_in_own_process(quantization: str, seconds: float, seed: int) -> dict[str, dict[str, float]]:
     """Run direct() in a fresh process, as a Scorer is one."""
     command = [sys.executable, __file__, "--direct", quantization, "--seconds", str(seconds), "--seed", str(seed)]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY).stdout.splitlines()[-1])
+    return json.loads(
+        subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY).stdout.splitlines()[-1]
+    )
 
 
 def over_http(port: int, seconds: float, seed: int) -> dict[str, float]:
@@ -105,7 +114,9 @@ def over_http(port: int, seconds: float, seed: int) -> dict[str, float]:
     lock = threading.Lock()
     bodies = [
         [json.dumps({"query": query, "documents": documents}).encode() for query, documents in batch]
-        for batch in ([Texts(seed + 1 + client).request(DOCUMENTS) for _ in range(int(seconds * 10))] for client in range(CLIENTS))
+        for batch in (
+            [Texts(seed + 1 + client).request(DOCUMENTS) for _ in range(int(seconds * 10))] for client in range(CLIENTS)
+        )
     ]
     begin = time.perf_counter()
 
@@ -159,7 +170,10 @@ def run(rounds: int, seconds: float) -> dict[str, object]:
                     raw[f"http {label}"].append(over_http(server.port, seconds, 1000 * turn + 100))
                     if turn == 0:
                         print(json.dumps({"model": server.get("/health").json()["model"]}), flush=True)
-                print(json.dumps({"round": turn, "precision": label, **{k: v[-1] for k, v in raw.items() if label in k}}), flush=True)
+                print(
+                    json.dumps({"round": turn, "precision": label, **{k: v[-1] for k, v in raw.items() if label in k}}),
+                    flush=True,
+                )
         return summary(raw)
     finally:
         shutil.rmtree(home, ignore_errors=True)

@@ -4,7 +4,28 @@ from __future__ import annotations
 
 import random
 
-_SYLLABLES = "ra te mo li su ven dor ka pri an est gol hu min ser ta lo be chi nor".split()
+_SYLLABLES = [
+    "ra",
+    "te",
+    "mo",
+    "li",
+    "su",
+    "ven",
+    "dor",
+    "ka",
+    "pri",
+    "an",
+    "est",
+    "gol",
+    "hu",
+    "min",
+    "ser",
+    "ta",
+    "lo",
+    "be",
+    "chi",
+    "nor",
+]
 _VOCABULARY = 4000
 _LOG_MEAN, _LOG_DEVIATION = 3.7, 0.55  # of words in a document: median 40
 _FEWEST_WORDS, _MOST_WORDS = 6, 200

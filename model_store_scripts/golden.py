@@ -40,7 +40,7 @@ def load_reference(folder: Path, findings: Findings, *, trust_remote_code: bool)
     # A bi-encoder never asks its pooler, so a folder without one is whole.
     missing = [key for key in report["missing_keys"] if findings.kind == "cross-encoder" or "pooler" not in key]
     if missing:
-        raise ModelError(f"the weights lack {sorted(missing)[0]} and {len(missing) - 1} more tensors: give a complete model")
+        raise ModelError(f"the weights lack {min(missing)} and {len(missing) - 1} more tensors: give a complete model")
     return model.eval()
 
 

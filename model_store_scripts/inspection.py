@@ -90,11 +90,15 @@ def _load_config(folder: Path, *, trust_remote_code: bool) -> Any:
             raise ModelError(
                 f"the {kind} architecture brings its own code: read that code, then pass --trust-remote-code if you trust it"
             ) from None
-        raise ModelError(f"transformers does not know the architecture {kind}: update transformers or choose another model") from None
+        raise ModelError(
+            f"transformers does not know the architecture {kind}: update transformers or choose another model"
+        ) from None
 
 
 def _load_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json")) and not any(folder.glob("*.model")):
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json")) and not any(
+        folder.glob("*.model")
+    ):
         raise ModelError("the model has no tokenizer files: give a complete model")
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -126,7 +130,9 @@ def _activation(config: Any) -> Activation:
     )
     name = str(declared or "Sigmoid").rpartition(".")[2]
     if name not in ("Sigmoid", "Identity"):
-        raise ModelError(f"the model declares the activation {name}, which is not supported: pass --activation sigmoid or identity")
+        raise ModelError(
+            f"the model declares the activation {name}, which is not supported: pass --activation sigmoid or identity"
+        )
     return cast(Activation, name.lower())
 
 

@@ -1,7 +1,6 @@
 """Save a model into the Bento model store and print its tag as the last line.
 
-    python -m model_store_scripts.save_model --model builtin
-    python -m model_store_scripts.save_model --model BAAI/bge-reranker-base --quantization bf16
+python -m model_store_scripts.save_model --model BAAI/bge-reranker-base --quantization bf16
 """
 
 from __future__ import annotations
@@ -79,7 +78,9 @@ def _is_whole(tag: str) -> bool:
     except NotFound:
         return False
     except Exception:  # noqa: BLE001  BentoML raises as many kinds as there are ways to damage its model.yaml
-        raise ModelError(f"the store holds a half-written {tag}: delete it (`bentoml models delete {tag}`) and save again") from None
+        raise ModelError(
+            f"the store holds a half-written {tag}: delete it (`bentoml models delete {tag}`) and save again"
+        ) from None
     check_files(Path(stored.path), ModelInfo.from_metadata(stored.info.metadata, tag), tag)
     return True
 
@@ -132,7 +133,9 @@ def _nothing_left_behind(tag: str) -> Iterator[None]:
         with contextlib.suppress(OSError):
             folder.parent.rmdir()
         if isinstance(error, OSError):
-            raise ModelError(f"the model could not be written ({error.strerror or error}): make room on the disk and save again") from None
+            raise ModelError(
+                f"the model could not be written ({error.strerror or error}): make room on the disk and save again"
+            ) from None
         # safetensors wraps the operating system's errors in one of its own.
         if type(error).__name__ == "SafetensorError":
             raise ModelError(f"the model could not be written ({error}): make room on the disk and save again") from None

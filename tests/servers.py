@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import psutil
@@ -29,7 +29,9 @@ def free_port() -> int:
 class Server:
     """One running server. home: the BENTOML_HOME whose models it serves (its other folders are the server's own)."""
 
-    def __init__(self, home: Path, *, bento: str = ".", cwd: Path = REPOSITORY, python: str = sys.executable, **settings: object) -> None:
+    def __init__(
+        self, home: Path, *, bento: str = ".", cwd: Path = REPOSITORY, python: str = sys.executable, **settings: object
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._folder = tempfile.TemporaryDirectory(prefix="reranker-server-")
@@ -46,7 +48,7 @@ class Server:
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> Self:
         return self.wait_ready()
 
     def __exit__(self, *_: object) -> None:
@@ -65,7 +67,7 @@ class Server:
         """POST a JSON body."""
         return httpx.post(self.url + path, json=body, timeout=timeout)
 
-    def wait_ready(self, timeout: float = 120.0) -> Server:
+    def wait_ready(self, timeout: float = 120.0) -> Self:
         """Wait for /readyz; the log is in the error when it never comes."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
@@ -82,7 +84,7 @@ class Server:
         raise AssertionError(f"the server did not become ready; its log:\n{log}")
 
     def workers(self, service: str) -> list[psutil.Process]:
-        """Find the live worker processes of a service: Reranker, Scorer, Scorer2, …"""
+        """Find the live worker processes of a service: Reranker, Scorer, Scorer2 and so on."""
         found = []
         for child in psutil.Process(self.process.pid).children():
             try:

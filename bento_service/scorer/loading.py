@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from bento_service.errors import ModelError
-from bento_service.model_info import ModelInfo
+from bento_service.model_info import Activation, ModelInfo
 from bento_service.ranking import activate
 from bento_service.scorer.device import Precision, choose_device, choose_precision
 from bento_service.scorer.encoders import load_encoder
@@ -68,7 +68,7 @@ def load_scorer(folder: Path, info: ModelInfo, settings: Settings, *, index: int
 def check_golden(engine: ScoringEngine, tokenizer: PairTokenizer, info: ModelInfo, precision: Precision) -> float:
     """Replay the golden set; returns the largest difference on the 0..1 score, ModelError if it is too large."""
     tolerance = GOLDEN_TOLERANCE[precision.effective if info.quantization_effective == "none" else info.quantization_effective]
-    scale = "cosine" if info.activation == "cosine" else "sigmoid"
+    scale: Activation = "cosine" if info.activation == "cosine" else "sigmoid"
     worst = 0.0
     for golden in info.golden:
         deadline = time.monotonic() + 3600

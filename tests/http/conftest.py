@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
-from fake_scorer import FakeScorer
 from starlette.testclient import TestClient
+
+from fake_scorer import FakeScorer
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from fake_scorer import FakeScorer
 from starlette.testclient import TestClient
+
+from fake_scorer import FakeScorer
 
 DOCUMENTS = ["alpha", "beta", {"text": "gamma", "id": "g"}, "alpha", {"content": "delta", "id": None}]
 
@@ -54,7 +55,10 @@ def test_usage_counts_duplicates(client: TestClient) -> None:
     assert four == 4 * one
 
 
-@pytest.mark.parametrize(("route", "given", "documents"), [("/rerank", None, True), ("/v2/rerank", None, False), ("/rerank", "false", False), ("/v2/rerank", "true", True)])
+@pytest.mark.parametrize(
+    ("route", "given", "documents"),
+    [("/rerank", None, True), ("/v2/rerank", None, False), ("/rerank", "false", False), ("/v2/rerank", "true", True)],
+)
 def test_documents_come_back_when_asked_for(client: TestClient, route: str, given: str | None, documents: bool) -> None:
     """Each dialect has its default; Xinference's clients send strings."""
     results = client.post(route, json={"query": "q", "documents": ["a"], "return_documents": given}).json()["results"]
@@ -103,7 +107,9 @@ def test_an_instruction_the_model_cannot_take_is_a_warning(client: TestClient) -
 @pytest.mark.parametrize("text", ['"\\ud800 lone"', '"nul \\u0000 inside"', '"\\ud83d\\ude00"', '"%s"' % ("x" * 10_000_000)])
 def test_odd_text_is_answered(client: TestClient, text: str) -> None:
     """Lone surrogates, NUL, emoji and a document of 10 MB are scored like any other."""
-    answer = client.post("/rerank", content=f'{{"query":"q","documents":[{text},"d"]}}', headers={"content-type": "application/json"})
+    answer = client.post(
+        "/rerank", content=f'{{"query":"q","documents":[{text},"d"]}}', headers={"content-type": "application/json"}
+    )
     assert answer.status_code == 200
     assert len(answer.json()["results"]) == 2
 
@@ -150,9 +156,26 @@ def test_health_speaks_the_seeds_names(client: TestClient, builtin_tag: str) -> 
     assert answer.status_code == 200
     assert report["status"] == "ok"
     assert report["model"]["tag"] == builtin_tag
-    assert {"backend", "device", "quantization", "quantization_asked", "kind", "source", "revision", "max_length", "local_cache_size"} <= set(report["model"])
+    assert {
+        "backend",
+        "device",
+        "quantization",
+        "quantization_asked",
+        "kind",
+        "source",
+        "revision",
+        "max_length",
+        "local_cache_size",
+    } <= set(report["model"])
     assert set(report["distributed_cache"]) == {"enabled", "connected", "cached_entries", "keyspace_hits", "keyspace_misses"}
     assert set(report["micro_batcher"]) == {"enabled", "total_requests", "total_batches", "avg_batch_size"}
-    assert set(report["requests"]) == {"total", "success_rate", "average_wait_seconds", "average_processing_seconds", "waiting", "active"}
+    assert set(report["requests"]) == {
+        "total",
+        "success_rate",
+        "average_wait_seconds",
+        "average_processing_seconds",
+        "waiting",
+        "active",
+    }
     assert json.dumps(report["limits"])
     assert report["versions"]["bentoml"]

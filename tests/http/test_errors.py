@@ -6,9 +6,10 @@ import json
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
+
 from bento_service.pairs import Outcome
 from fake_scorer import FakeScorer
-from starlette.testclient import TestClient
 
 ROUTES = ("/rerank", "/v2/rerank")
 JSON = {"content-type": "application/json"}
@@ -89,7 +90,8 @@ def test_a_document_that_does_not_fit_is_named_when_truncation_is_off(client: Te
 
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize(
-    "content_type", ["text/plain", "application/x-www-form-urlencoded", "application/vnd.bentoml+pickle", "Application/Vnd.BentoML+Pickle; x=1"]
+    "content_type",
+    ["text/plain", "application/x-www-form-urlencoded", "application/vnd.bentoml+pickle", "Application/Vnd.BentoML+Pickle; x=1"],
 )
 def test_only_json_is_read(client: TestClient, route: str, content_type: str) -> None:
     """Also where BentoML would answer with a body of its own."""

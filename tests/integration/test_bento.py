@@ -11,6 +11,7 @@ from pathlib import Path
 
 import bentoml
 import pytest
+
 from model_store_scripts.save_model import save_model
 from servers import REPOSITORY, Server
 
@@ -33,7 +34,7 @@ def test_a_bento_serves_the_model_packed_into_it(bento: str, builtin_tag: str) -
     home = Path(os.environ["BENTOML_HOME"])
     newer = save_model("builtin", max_length=128)
     try:
-        assert newer.split(":")[0] == builtin_tag.split(":")[0]
+        assert newer.split(":")[0] == builtin_tag.split(":", maxsplit=1)[0]
         with Server(home) as server:
             assert server.get("/health").json()["model"]["tag"] == newer
         with Server(home, bento=bento, RERANKER_SCORER_WORKERS=2, RERANKER_TORCH_THREADS=1) as server:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import httpx
+
 from servers import Server
 from texts import Texts
 
@@ -64,7 +65,9 @@ def test_a_killed_scorer_fails_its_callers_at_once_and_comes_back(builtin_tag: s
 
         back = wait_for_status(server, httpx.codes.OK, CIRCUS_CHECK_SECONDS + 2 * start_seconds)
         assert server.post(query="q", documents=["d"]).status_code == httpx.codes.OK
-        print(f"start {start_seconds:.1f} s; noticed {noticed:.2f} s, callers answered {slowest:.2f} s, back {back:.1f} s after the kill")
+        print(
+            f"start {start_seconds:.1f} s; noticed {noticed:.2f} s, callers answered {slowest:.2f} s, back {back:.1f} s after the kill"
+        )
 
 
 def test_a_hung_scorer_is_noticed(builtin_tag: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import bentoml
 import httpx
 import pytest
+
 from servers import Server
 from texts import Texts
 
@@ -30,7 +31,11 @@ def server(builtin_tag: str) -> Iterator[Server]:
 
 def test_the_order_is_sensible(server: Server) -> None:
     """The README's own question."""
-    documents = ["Bread is baked from flour and water.", "A reranker sorts documents by relevance to a query.", "Paris is in France."]
+    documents = [
+        "Bread is baked from flour and water.",
+        "A reranker sorts documents by relevance to a query.",
+        "Paris is in France.",
+    ]
     results = server.post(query="what is a reranker?", documents=documents).json()["results"]
     assert results[0]["index"] == 1
 
@@ -79,7 +84,7 @@ def server_post(server: Server, body: bytes) -> int:
 
 
 def test_many_clients_with_new_text_all_succeed(server: Server) -> None:
-    """32 clients for a while (RERANKER_TEST_SECONDS makes it longer): no failed request, no dropped call."""
+    """32 clients for a while (ENDURANCE_SECONDS: how long): no failed request, no dropped call."""
     seconds = float(os.environ.get("ENDURANCE_SECONDS", "10"))
     end = time.monotonic() + seconds
     statuses: list[int] = []
@@ -102,7 +107,7 @@ def test_many_clients_with_new_text_all_succeed(server: Server) -> None:
 
 
 def test_a_pause_between_requests_breaks_no_connection(server: Server) -> None:
-    """uvicorn closes idle connections after 5 s; the call to the Scorer must survive that (ENDURANCE_PAUSES: how often)."""
+    """Idle connections are closed by uvicorn after 5 s; the call to the Scorer must survive that (ENDURANCE_PAUSES: how often)."""
     for number in range(int(os.environ.get("ENDURANCE_PAUSES", "3"))):
         assert server.post(query=f"pause {number}", documents=["a", "b"]).status_code == httpx.codes.OK
         time.sleep(6)  # the pause is what is tested

@@ -9,7 +9,7 @@ import pytest
 from bento_service.errors import InvalidRequest
 from bento_service.schemas import RerankQuery, read_object_request
 
-SECRET = "xyzzy"
+PRIVATE = "xyzzy"
 
 
 def _read(**fields: Any) -> RerankQuery:
@@ -33,7 +33,7 @@ def test_documents_must_be_a_list_of_one_to_the_limit(value: Any, code: str) -> 
     with pytest.raises(InvalidRequest) as caught:
         _read(documents=value)
     assert (caught.value.code, caught.value.param) == (code, "documents")
-    assert SECRET not in caught.value.message
+    assert PRIVATE not in caught.value.message
 
 
 def test_as_many_documents_as_the_limit_are_taken() -> None:
@@ -63,7 +63,7 @@ def test_a_query_is_a_string_that_is_not_blank(query: Any) -> None:
     with pytest.raises(InvalidRequest, match="query") as caught:
         _read(query=query)
     assert caught.value.param == "query"
-    assert SECRET not in caught.value.message
+    assert PRIVATE not in caught.value.message
 
 
 @pytest.mark.parametrize("query", [" padded ", "\0", "q" * 100_000], ids=["padded", "nul", "long"])
@@ -79,7 +79,7 @@ def test_top_n_must_be_a_whole_number_of_at_least_zero(name: str, value: Any) ->
     with pytest.raises(InvalidRequest, match=name) as caught:
         _read(**{name: value})
     assert caught.value.param == name
-    assert SECRET not in caught.value.message
+    assert PRIVATE not in caught.value.message
 
 
 @pytest.mark.parametrize("name", ["top_n", "top_k", "rank_count"])
@@ -117,7 +117,7 @@ def test_anything_else_is_no_flag(field: str, value: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
         _read(**{field: value})
     assert caught.value.param == field
-    assert SECRET not in caught.value.message
+    assert PRIVATE not in caught.value.message
 
 
 @pytest.mark.parametrize("field", ["return_documents", "raw_scores", "truncation", "truncate", "top_n", "model", "instruction"])
@@ -160,7 +160,7 @@ def test_names_must_be_strings(field: str, value: Any) -> None:
     """And the refusal does not repeat them."""
     with pytest.raises(InvalidRequest, match=field) as caught:
         _read(**{field: value})
-    assert SECRET not in caught.value.message
+    assert PRIVATE not in caught.value.message
 
 
 @pytest.mark.parametrize("value", ["chunk", "xyzzy", 1])
@@ -169,7 +169,7 @@ def test_a_way_with_long_documents_that_is_not_offered_is_refused(value: Any) ->
     with pytest.raises(InvalidRequest, match="truncate") as caught:
         _read(long_documents=value)
     assert caught.value.param == "long_documents"
-    assert SECRET not in caught.value.message
+    assert PRIVATE not in caught.value.message
 
 
 def test_other_fields_are_ignored() -> None:
