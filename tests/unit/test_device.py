@@ -1,0 +1,126 @@
+"""Devices and precisions: what is chosen, what is refused, and that the reason is told."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+import torch
+
+from bento_service.errors import ModelError
+from bento_service.scorer import device as room
+from bento_service.scorer.device import choose_device, choose_precision, multiplies_bf16
+
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda", 0)
+MPS = torch.device("mps")
+Asked = Literal["auto", "none", "fp16", "bf16"]
+
+
+def _machine(patch: pytest.MonkeyPatch, *, gpus: int = 0, mps: bool = False, flags: str = "", capability: int = 8) -> None:
+    """Let torch and the processor say what another machine's would."""
+    patch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    patch.setattr(torch.cuda, "device_count", lambda: gpus)
+    patch.setattr(torch.cuda, "get_device_capability", lambda _: (capability, 0))
+    patch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    patch.setattr(room, "_cpu_flags", lambda: set(flags.split()))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "mps", "expected"), [(0, False, CPU), (1, False, CUDA), (1, True, CUDA), (0, True, MPS)], ids=str
+)
+def test_auto_takes_cuda_then_mps_then_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, mps: bool, expected: torch.device
+) -> None:
+    """The best that is there."""
+    _machine(monkeypatch, gpus=gpus, mps=mps)
+    assert choose_device("auto", 0) == expected
+
+
+@pytest.mark.parametrize("asked", ["cuda", "mps"])
+def test_a_device_that_is_not_there_stops_the_start(monkeypatch: pytest.MonkeyPatch, asked: Literal["cuda", "mps"]) -> None:
+    """Asking for a GPU and silently getting the CPU would be found out in production."""
+    _machine(monkeypatch)
+    with pytest.raises(ModelError, match=f"RERANKER_DEVICE={asked}"):
+        choose_device(asked, 0)
+
+
+def test_the_cpu_can_be_asked_for_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The setting wins."""
+    _machine(monkeypatch, gpus=2, mps=True)
+    assert choose_device("cpu", 1) == CPU
+    assert choose_device("mps", 1) == MPS
+
+
+def test_model_workers_are_spread_over_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More workers than GPUs go round."""
+    _machine(monkeypatch, gpus=2)
+    assert [choose_device("auto", index).index for index in range(5)] == [0, 1, 0, 1, 0]
+    assert [choose_device("cuda", index).index for index in range(3)] == [0, 1, 0]
+
+
+@pytest.mark.parametrize("flag", ["avx512_bf16", "amx_bf16", "bf16", "svebf16"])
+def test_auto_takes_bf16_where_the_cpu_multiplies_it(monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
+    """Any of the four instruction sets."""
+    _machine(monkeypatch, flags=f"fpu sse2 {flag} avx2")
+    precision = choose_precision("auto", CPU)
+    assert (precision.effective, precision.dtype) == ("bf16", torch.bfloat16)
+
+
+@pytest.mark.parametrize("flags", ["", "fpu sse2 avx512f avx512_vnni amx_int8", "not_bf16 bf16x"])
+def test_auto_stays_in_fp32_on_a_cpu_that_only_emulates(monkeypatch: pytest.MonkeyPatch, flags: str) -> None:
+    """Emulated bf16 is slower than fp32."""
+    _machine(monkeypatch, flags=flags)
+    precision = choose_precision("auto", CPU)
+    assert (precision.effective, precision.dtype) == ("none", torch.float32)
+
+
+@pytest.mark.parametrize(("capability", "effective"), [(7, "fp16"), (8, "bf16"), (9, "bf16")])
+def test_auto_on_cuda_goes_by_its_generation(monkeypatch: pytest.MonkeyPatch, capability: int, effective: str) -> None:
+    """bf16 from 8.0, fp16 before."""
+    _machine(monkeypatch, gpus=1, capability=capability)
+    assert choose_precision("auto", CUDA).effective == effective
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "flags", "effective"),
+    [
+        ("none", CPU, "avx512_bf16", "none"),
+        ("bf16", CPU, "avx512_bf16", "bf16"),
+        ("bf16", CPU, "avx2", "none"),
+        ("fp16", CPU, "avx512_bf16", "none"),
+        ("fp16", CUDA, "", "fp16"),
+        ("bf16", CUDA, "", "none"),
+        ("none", CUDA, "", "none"),
+    ],
+    ids=str,
+)
+def test_what_is_only_emulated_falls_back_to_fp32(
+    monkeypatch: pytest.MonkeyPatch, asked: Asked, device: torch.device, flags: str, effective: str
+) -> None:
+    """And the reason names what was asked for."""
+    _machine(monkeypatch, gpus=1, capability=7, flags=flags)
+    precision = choose_precision(asked, device)
+    assert (precision.asked, precision.effective) == (asked, effective)
+    assert precision.reason == "as asked" if asked == effective else asked in precision.reason
+
+
+def test_every_precision_tells_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """/health shows it."""
+    _machine(monkeypatch, gpus=1, mps=True, flags="avx2")
+    for asked in ("auto", "none", "fp16", "bf16"):
+        for each in (CPU, CUDA, MPS):
+            assert choose_precision(asked, each).reason
+
+
+def test_mps_is_not_taken_for_a_bf16_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processor's flags say nothing about it."""
+    _machine(monkeypatch, mps=True, flags="bf16")
+    assert not multiplies_bf16(MPS)
+
+
+def test_this_machine_can_say_what_it_multiplies() -> None:
+    """Without a fake: the flags are those of /proc/cpuinfo, or none at all."""
+    flags = room._cpu_flags()
+    assert multiplies_bf16(CPU) == bool(flags & {"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
+    assert all(flag and " " not in flag for flag in flags)
