@@ -1,0 +1,155 @@
+"""The entry service: HTTP, tokenising, ranking; no torch."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import bentoml
+import psutil
+from _bentoml_sdk import Service
+from starlette.requests import Request
+
+from bento_service.admission import Admission
+from bento_service.dialects import NATIVE
+from bento_service.edge import Edge
+from bento_service.health import Health
+from bento_service.metrics import EntryMetrics
+from bento_service.pipeline import Pipeline
+from bento_service.routes import Routes, make_app
+from bento_service.scorer_link import ScorerClient, ScorerLink
+from bento_service.service.bento_io import RerankInput, RerankOutput
+from bento_service.service.scorer import RemoteScorer, scorer_service
+from bento_service.service.startup import INFO, SCORER_COUNT, SETTINGS, TAG, check_model, exit_as_the_scorer_did
+from bento_service.tokenizer import PairTokenizer
+
+_POLL_SECONDS = 0.02
+_WORKER_MODULE = "_bentoml_impl.worker.service"
+_ENTRY_METRICS = EntryMetrics()
+_CURRENT: dict[str, Routes] = {}
+
+
+class _Reranker:
+    """Reranks documents for a query: POST /rerank, POST /v2/rerank."""
+
+    model = bentoml.models.BentoModel(TAG)
+
+    def __init__(self) -> None:
+        folder = Path(self.model.path)
+        max_length = SETTINGS.max_length or INFO.max_length
+        self._tokenizer = PairTokenizer(
+            folder / "tokenizer.json", INFO, max_length=max_length, workers=SETTINGS.tokenizer_workers
+        )
+        golden = INFO.golden[0]
+        [warm_up] = self._tokenizer.encode_now(golden.query, [golden.document], None, float("inf"), 0)
+        self._links = [
+            ScorerLink(client, warm_up=warm_up.tokens.pack(), silence_seconds=SETTINGS.scorer_silence_seconds)
+            for client in self._clients()
+        ]
+        admission = Admission(
+            self._links,
+            entry_workers=SETTINGS.workers,
+            max_queue_pairs=SETTINGS.queue_pairs_per_worker,
+            metrics=_ENTRY_METRICS,
+        )
+        for link in self._links:
+            link.on_change = admission.wake
+        pipeline = Pipeline(
+            info=INFO,
+            model_name=TAG,
+            tokenizer=self._tokenizer,
+            admission=admission,
+            metrics=_ENTRY_METRICS,
+            strict_model=SETTINGS.strict_model,
+        )
+        health = Health(tag=TAG, info=INFO, links=self._links, settings=SETTINGS)
+        self.routes = Routes(pipeline=pipeline, health=health, entry_metrics=_ENTRY_METRICS, settings=SETTINGS)
+        self._siblings_seen = time.monotonic()
+
+    def _clients(self) -> list[ScorerClient]:
+        return [RemoteScorer(getattr(self, f"scorer_{index}")) for index in range(SCORER_COUNT)]
+
+    @bentoml.on_deployment  # makes it a static method
+    def check() -> None:
+        """Run once in the parent before any worker starts: what is cheap to check stops the start here."""
+        atexit.register(exit_as_the_scorer_did)
+        check_model()
+
+    @bentoml.on_startup
+    async def start(self) -> None:
+        """Begin to watch the Scorers."""
+        _CURRENT["routes"] = self.routes
+        for link in self._links:
+            link.start()
+
+    @bentoml.on_shutdown
+    async def stop(self) -> None:
+        """End what start() began."""
+        for link in self._links:
+            await link.stop()
+        self._tokenizer.close()
+
+    @bentoml.api(route="/rerank", input_spec=RerankInput, output_spec=RerankOutput)
+    async def rerank(self, query: Any, **fields: Any) -> Any:
+        """Sort documents by how well they answer the query, best first."""
+        if isinstance(query, Request):
+            return await self.routes.rerank(query, NATIVE)
+        # Called in Python, without a server: BentoML has made the Scorer in this process and runs no start-up hook.
+        await self.start()
+        async with asyncio.timeout(SETTINGS.request_timeout_seconds):
+            while not await self.__is_ready__():
+                await asyncio.sleep(_POLL_SECONDS)
+        given = {name: value for name, value in fields.items() if value is not None}
+        return await self.routes.answer({"query": query, **given}, NATIVE, time.perf_counter())
+
+    async def __is_ready__(self) -> bool:
+        """/readyz: a Scorer answers and is warm."""
+        return any(link.up for link in self._links)
+
+    async def __is_alive__(self) -> bool:
+        """/livez: no worker process has been gone for longer than RERANKER_LIVENESS_SECONDS."""
+        now = time.monotonic()
+        if _all_siblings_run():
+            self._siblings_seen = now
+        gone = max(now - self._siblings_seen, *(link.gone_seconds for link in self._links))
+        return gone <= SETTINGS.liveness_seconds
+
+
+def _all_siblings_run() -> bool:
+    """Tell whether the parent has as many worker processes as it should; true where there is no parent."""
+    if bentoml.server_context.worker_index is None:
+        return True
+    running = 0
+    for child in psutil.Process(os.getppid()).children():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            running += child.status() != psutil.STATUS_ZOMBIE and _WORKER_MODULE in child.cmdline()
+    return running >= SETTINGS.workers + SCORER_COUNT
+
+
+class _PinnedService(Service[Any]):
+    """A Bento knows the Scorers it was built with; it may be served with another number of them."""
+
+    def on_load_bento(self, bento: Any) -> None:
+        """Tell every service its Bento; the model tags are pinned already."""
+        for service in self.all_services().values():
+            service.bento = bento
+
+
+SCORERS = [scorer_service(index) for index in range(SCORER_COUNT)]
+for _index, _scorer in enumerate(SCORERS):
+    setattr(_Reranker, f"scorer_{_index}", bentoml.depends(_scorer))
+
+Reranker: Any = bentoml.service(
+    name="Reranker",
+    service_class=_PinnedService,
+    workers=SETTINGS.workers,
+    traffic={"timeout": SETTINGS.service_timeout_seconds},
+    runner_probe={"enabled": False},
+    metrics={"enabled": False},
+)(bentoml.asgi_app(make_app(lambda: _CURRENT["routes"]), path="/")(_Reranker))
+Reranker.add_asgi_middleware(Edge, metrics=_ENTRY_METRICS)

@@ -1,0 +1,98 @@
+"""One Scorer service for each model worker, and the entry's way to call it.
+
+Workers of one service would share a listening socket, which spreads calls unevenly and hides which one died.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import bentoml
+
+from bento_service.metrics import ScorerMetrics
+from bento_service.scorer_link import ScorerStatus
+from bento_service.service.startup import INFO, SCORER_COUNT, SETTINGS, TAG, give_up, ready_file
+
+_NEVER = 10**9  # BentoML's proxy drops the calls in flight whenever it renews its session, so it never does
+_NO_DROP_MS = 3_600_000  # the dispatcher drops what it predicts to take longer; shedding load is admission's work
+_METRICS = ScorerMetrics()
+
+
+def scorer_service(index: int) -> Any:
+    """Make the service of model worker `index`."""
+
+    class Scorer:
+        """Scores packed pairs; BentoML's adaptive batching joins the calls of all entry workers."""
+
+        model = bentoml.models.BentoModel(TAG)
+
+        def __init__(self) -> None:
+            ready = ready_file(index)
+            try:
+                # Imported here: the entry service imports this file too, and holds no torch.
+                loading = importlib.import_module("bento_service.scorer.loading")
+                self._loaded = loading.load_scorer(Path(self.model.path), INFO, SETTINGS, index=index, siblings=SCORER_COUNT)
+            except Exception as error:
+                if bentoml.server_context.worker_index is None:
+                    raise
+                give_up(error, first_start=ready is not None and not ready.exists())
+            if ready is not None:
+                ready.touch()
+
+        @bentoml.api(batchable=True, batch_dim=0, max_batch_size=SETTINGS.micro_batch_max_size, max_latency_ms=_NO_DROP_MS)
+        def score(self, pairs: list[bytes]) -> list[bytes]:
+            """Score packed pairs (pairs.TokenPair), one packed score (pairs.PairScore) for each, in order."""
+            scores, tally = self._loaded.engine.score(pairs)
+            _METRICS.observe(tally)
+            return scores  # type: ignore[no-any-return]
+
+        @bentoml.api
+        async def heartbeat(self) -> dict[str, Any]:
+            """Say who and how fast this model worker is (scorer_link.ScorerStatus)."""
+            loaded = self._loaded
+            return {
+                "pid": os.getpid(),
+                "device": str(loaded.device),
+                "dtype": str(loaded.precision.dtype).removeprefix("torch."),
+                "quantization": loaded.precision.effective,
+                "precision_reason": loaded.precision.reason,
+                "fingerprint": loaded.fingerprint,
+                "max_length": loaded.max_length,
+                "batch_pairs": min(loaded.engine.batch_pairs, SETTINGS.micro_batch_max_size),
+                "pairs_per_second": loaded.engine.pairs_per_second,
+            }
+
+    return bentoml.service(
+        name="Scorer" if index == 0 else f"Scorer{index + 1}",
+        workers=1,
+        threads=1,
+        traffic={"timeout": SETTINGS.service_timeout_seconds},
+        runner_connection={"max_requests": _NEVER, "max_age": float(_NEVER)},
+        metrics={"enabled": False},
+        logging={"access": {"enabled": False}},
+    )(Scorer)
+
+
+class RemoteScorer:
+    """A Scorer behind bentoml.depends, its errors in our words."""
+
+    def __init__(self, dependency: Any) -> None:
+        self._dependency = dependency
+
+    async def score(self, pairs: list[bytes]) -> list[bytes]:
+        """Call the batchable API."""
+        try:
+            return await self._dependency.to_async.score(pairs=pairs)  # type: ignore[no-any-return]
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
+            raise ConnectionError(str(error)) from error
+
+    async def heartbeat(self) -> ScorerStatus:
+        """Call the heartbeat API."""
+        try:
+            return ScorerStatus(**await self._dependency.to_async.heartbeat())
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
+            raise ConnectionError(str(error)) from error

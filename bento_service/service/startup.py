@@ -1,0 +1,112 @@
+"""What is decided before any worker starts: settings, the model's full tag, how many Scorers; and how a failed start ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import Any, NoReturn
+
+import bentoml
+import pynvml
+from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml.exceptions import BentoMLConfigException, NotFound
+
+from bento_service.errors import ModelError, RerankerError
+from bento_service.model_info import ModelInfo, check_files
+from bento_service.settings import Settings, load_settings, names_model, run_directory, visible_gpus
+from bento_service.store import command_that_saves, packed_tag, wanted_tag
+
+logger = logging.getLogger("bentoml.reranker")
+
+_FAILED_FILE = "scorer.failed"
+
+
+def _stored(tag: str) -> Any:
+    """Find a model in the store; None if it is not there."""
+    try:
+        return bentoml.models.get(tag)
+    except NotFound:
+        return None
+    except Exception:  # noqa: BLE001  BentoML raises as many kinds as there are ways to damage its model.yaml
+        raise ModelError(
+            f"the store holds a half-written {tag}: delete it (`bentoml models delete {tag}`) and save it again"
+        ) from None
+
+
+def _resolve(settings: Settings) -> tuple[Any, ModelInfo]:
+    """Find the model to serve and what is known about it; BentoMLConfigException with one clear line otherwise."""
+    packed = packed_tag(Path(__file__).resolve().parents[2])
+    tag = packed if packed and not names_model() else wanted_tag(settings)
+    stored = _stored(tag)
+    if stored is None:
+        base = _stored(settings.model)
+        source = base.info.metadata.get("source") if base else None
+        command = command_that_saves(settings, source)
+        raise BentoMLConfigException(f"model {tag} is not in the Bento model store: save it with `{command}`")
+    info = ModelInfo.from_metadata(stored.info.metadata, str(stored.tag))
+    asked = settings.asked_quantization
+    if asked in ("fp16", "bf16") and info.quantization != asked:
+        raise BentoMLConfigException(
+            f"QUANTIZATION={asked}, but model {stored.tag} is saved as {info.quantization}: unset QUANTIZATION"
+        )
+    return stored, info
+
+
+def _gpu_count() -> int:
+    """Count the GPUs a worker may use without importing torch; 0 where there is no driver."""
+    visible = visible_gpus()
+    if visible is not None:
+        return len(visible)
+    try:
+        pynvml.nvmlInit()
+        try:
+            return int(pynvml.nvmlDeviceGetCount())
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return 0
+
+
+def check_model() -> None:
+    """Check what is cheap to check in the parent; BentoMLConfigException stops the start with one line."""
+    try:
+        check_files(Path(STORED.path), INFO, TAG)
+    except RerankerError as error:
+        raise BentoMLConfigException(str(error)) from None
+    if SETTINGS.max_length and SETTINGS.max_length > INFO.max_length:
+        raise BentoMLConfigException(
+            f"RERANKER_MAX_LENGTH={SETTINGS.max_length} is over the model's window of {INFO.max_length} tokens: lower or unset it"
+        )
+
+
+def ready_file(index: int) -> Path | None:
+    """Name the mark that model worker `index` leaves when it has started once; None outside a server."""
+    directory = run_directory()
+    return Path(directory, f"scorer-{index}.ready") if directory else None
+
+
+def give_up(error: Exception, *, first_start: bool) -> NoReturn:
+    """End a model worker that cannot start, in one line; on the first start end the server too, or circus would try for ever."""
+    known = isinstance(error, RerankerError)
+    logger.critical("the model cannot be served: %s", error if known else f"{type(error).__name__}: {error}", exc_info=not known)
+    if first_start:
+        Path(run_directory() or "", _FAILED_FILE).touch()
+        os.kill(os.getppid(), signal.SIGTERM)
+    os._exit(1)
+
+
+def exit_as_the_scorer_did() -> None:
+    """Give `bentoml serve` a non-zero exit code when a Scorer's first start failed: circus itself would exit 0."""
+    if Path(BentoMLContainer.prometheus_multiproc_dir.get(), _FAILED_FILE).exists():
+        os._exit(1)
+
+
+try:
+    SETTINGS = load_settings()
+    STORED, INFO = _resolve(SETTINGS)
+except RerankerError as failure:
+    raise BentoMLConfigException(str(failure)) from None
+TAG = str(STORED.tag)
+SCORER_COUNT = SETTINGS.scorer_workers or (max(1, _gpu_count()) if SETTINGS.device in ("auto", "cuda") else 1)
