@@ -24,8 +24,9 @@ def shown(value: object) -> str:
 def table() -> str:
     """Render one row for each setting."""
     rows = ["| variable | default | meaning |", "|---|---|---|"]
-    for field in Settings.model_fields.values():
-        rows.append(f"| `{field.validation_alias}` | {shown(field.default)} | {field.description} |")
+    rows += [
+        f"| `{field.validation_alias}` | {shown(field.default)} | {field.description} |" for field in Settings.model_fields.values()
+    ]
     return "\n".join(rows)
 
 

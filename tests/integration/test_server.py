@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +19,7 @@ import bentoml
 import httpx
 import pytest
 
-from servers import Server
+from servers import REPOSITORY, Server
 from texts import Texts
 
 SECRET = "planted-marker-9d20"
@@ -168,3 +172,27 @@ def test_sigterm_ends_the_server_with_zero(builtin_tag: str) -> None:
         running.process.send_signal(signal.SIGTERM)
         assert running.wait_exit(20) == 0
         assert not any(worker.is_running() for worker in workers)
+
+
+def test_the_readme_code_runs(server: Server) -> None:
+    """Its curl and its Python, word for word but for the port."""
+    readme = (REPOSITORY / "README.md").read_text()
+    curl = re.search(r"^curl .*?'$", readme, re.MULTILINE | re.DOTALL)
+    snippet = re.search(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    assert curl
+    assert snippet
+    here = f"localhost:{server.port}"
+    answered = subprocess.run(
+        ["bash", "-c", curl.group().replace("localhost:3000", here)], check=True, capture_output=True, text=True
+    )
+    answer = json.loads(answered.stdout)
+    assert answer["results"][0]["index"] == 1
+    shown = json.loads(re.search(r"^```json\n(.*?)^```", readme, re.MULTILINE | re.DOTALL).group(1))
+    assert shown.keys() == answer.keys()
+    for real, pasted in zip(answer["results"], shown["results"], strict=True):
+        assert real["document"] == pasted["document"]
+        assert real["relevance_score"] == pytest.approx(pasted["relevance_score"], abs=1e-3)
+    printed = subprocess.run(
+        [sys.executable, "-c", snippet.group(1).replace("localhost:3000", here)], check=True, capture_output=True, text=True
+    )
+    assert printed.stdout.strip() == "Paris"

@@ -12,7 +12,7 @@ import torch
 
 from bento_service.pairs import Outcome, PairScore, TokenPair
 from bento_service.scorer.encoders import Row
-from bento_service.scorer.engine import MAX_BATCH_TOKENS, ScoringEngine
+from bento_service.scorer.engine import ScoringEngine
 from bento_service.tally import Tally
 
 CPU = torch.device("cpu")
