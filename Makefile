@@ -16,7 +16,7 @@ SAVE := $(BIN)/python -m model_store_scripts.save_model --quantization $(SAVED) 
 BUILTIN_ENTRY := all-minilm-l6-v2$(if $(filter-out none,$(SAVED)),-$(SAVED))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev model models verify serve build lint test readme bench clean
+.PHONY: help setup setup-dev model models verify serve build lint test readme bench endurance clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -75,6 +75,10 @@ readme: setup-dev ## write the settings table of the README anew
 
 bench: setup ## speed of the scorer, directly and over HTTP, in one run
 	$(BIN)/python load/bench.py $(BENCH_ARGS)
+
+endurance: setup-dev ## 32 clients for 60 s, and 50 pauses of 6 s: no failed request
+	ENDURANCE_SECONDS=60 ENDURANCE_PAUSES=50 $(BIN)/python -m pytest -p no:cacheprovider --timeout 900 -s \
+		tests/integration/test_server.py -k "many_clients or a_pause"
 
 clean: ## remove the environment
 	rm -rf $(VENV) *.egg-info

@@ -17,6 +17,7 @@ from model_store_scripts.inspection import Findings
 _LONG = "The river rises in the mountains, crosses the plain and reaches the sea after nine hundred kilometres. " * 60
 # Its bars for reading and writing weights would stand between the person and the tag; the hub's own bar stays.
 transformers_logging.disable_progress_bar()
+transformers_logging.set_verbosity_error()  # what is missing is our own line to say
 PAIRS = (
     ("what does a reranker do?", "A reranker sorts retrieved documents by how well they answer the query."),
     ("what does a reranker do?", "Bread is baked from flour, water, salt and yeast."),

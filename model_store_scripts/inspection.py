@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoTokenizer
 from bento_service.errors import ModelError
 from bento_service.model_info import Activation, Kind
 
+_SHORTEST = 16  # special tokens, a query and some words; RERANKER_MAX_LENGTH has the same bound
 _UNBOUNDED = 1_000_000  # tokenizers say 10**30 when they do not know their window
 _PADDING_OFFSET_TYPES = {"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet"}
 
@@ -47,21 +48,25 @@ def inspect(
     tokenizer = _load_tokenizer(folder, trust_remote_code=trust_remote_code)
     sentence = _read_json(folder / "sentence_bert_config.json") or {}
     window = _window(config, tokenizer, sentence if kind == "bi-encoder" else {})
+    if max_length is not None and max_length < _SHORTEST:
+        raise ModelError(f"--max-length {max_length} is under {_SHORTEST}, too little for a query and a document: raise it")
     if max_length is not None and max_length > window:
         raise ModelError(f"--max-length {max_length} is over the model's window of {window} tokens: lower it")
     if sentence.get("do_lower_case"):
         raise ModelError("this model wants its texts in lower case before its tokenizer (do_lower_case), which is not supported")
-    prompts = (_read_json(folder / "config_sentence_transformers.json") or {}).get("prompts") or {}
+    settings = _read_json(folder / "config_sentence_transformers.json") or {}
     bi_encoder = kind == "bi-encoder"
+    prompts = (settings.get("prompts") or {}) if bi_encoder else {}
     return Findings(
         kind=kind,
         architecture=architecture,
         max_length=max_length or window,
-        activation="cosine" if bi_encoder else activation or _activation(config),
+        activation="cosine" if bi_encoder else activation or _activation(config, settings),
         uses_token_types="token_type_ids" in tokenizer.model_input_names,
-        pooling=_pooling(folder, modules) if bi_encoder else None,
-        query_prompt=prompts.get("query", "") if bi_encoder else "",
-        document_prompt=(prompts.get("document") or prompts.get("passage") or "") if bi_encoder else "",
+        pooling=_pooling(folder, modules, prompted=any(prompts.values())) if bi_encoder else None,
+        query_prompt=prompts.get("query") or "",
+        # Some authors say `passage`; sentence-transformers itself knows only `document` and leaves theirs out.
+        document_prompt=prompts.get("document") or prompts.get("passage") or "",
         tokenizer=tokenizer,
         config=config,
     )
@@ -123,10 +128,12 @@ def _window(config: Any, tokenizer: Any, sentence: dict[str, Any]) -> int:
     return min(known)
 
 
-def _activation(config: Any) -> Activation:
-    """Read the model's own activation as sentence-transformers writes it; sigmoid where it declares none."""
-    declared = (getattr(config, "sentence_transformers", None) or {}).get("activation_fn") or getattr(
-        config, "sbert_ce_default_activation_function", None
+def _activation(config: Any, settings: dict[str, Any]) -> Activation:
+    """Read the model's own activation from the places where sentence-transformers writes it, newest first; else sigmoid."""
+    declared = (
+        settings.get("activation_fn")
+        or (getattr(config, "sentence_transformers", None) or {}).get("activation_fn")
+        or getattr(config, "sbert_ce_default_activation_function", None)
     )
     name = str(declared or "Sigmoid").rpartition(".")[2]
     if name not in ("Sigmoid", "Identity"):
@@ -136,7 +143,7 @@ def _activation(config: Any) -> Activation:
     return cast(Activation, name.lower())
 
 
-def _pooling(folder: Path, modules: Any) -> Literal["mean", "cls", "max"]:
+def _pooling(folder: Path, modules: Any, *, prompted: bool) -> Literal["mean", "cls", "max"]:
     """Read the pooling of a sentence-transformers model; mean where the folder has no modules.json."""
     if not modules:
         return "mean"
@@ -147,6 +154,8 @@ def _pooling(folder: Path, modules: Any) -> Literal["mean", "cls", "max"]:
     path = next((module["path"] for module in modules if str(module["type"]).endswith("Pooling")), None)
     settings = _read_json(folder / path / "config.json") if path is not None else None
     settings = settings or {}
+    if prompted and settings.get("include_prompt") is False:
+        raise ModelError("the model leaves its prompt out of the pooling, which is not supported: choose another model")
     flags = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token", "max": "pooling_mode_max_tokens"}
     chosen = [mode for mode, flag in flags.items() if settings.get(flag) or settings.get("pooling_mode") == mode]
     if len(chosen) != 1:

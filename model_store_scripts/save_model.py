@@ -19,7 +19,7 @@ from typing import Any
 import bentoml
 import torch
 from bentoml._internal.configuration.containers import BentoMLContainer
-from bentoml.exceptions import NotFound
+from bentoml.exceptions import BentoMLException, NotFound
 
 from bento_service.errors import ModelError
 from bento_service.model_info import MODULE, Kind, ModelInfo, check_files, sha256_of
@@ -53,7 +53,7 @@ def save_model(
         source.folder, kind=kind, max_length=max_length, activation=activation, trust_remote_code=trust_remote_code
     )
     if findings.activation == "identity":
-        print("note: this model declares no activation, so its scores are logits; --activation sigmoid maps them to 0..1")
+        print("note: this model's own activation is Identity, so its scores are logits; --activation sigmoid maps them to 0..1")
     hashes = {path.name: sha256_of(path) for path in sorted(source.folder.glob("*.safetensors"))}
     hashes["tokenizer"] = hashlib.sha256(findings.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
     base = variant_name(store_name(name) if name else source.name, quantization)
@@ -67,7 +67,18 @@ def save_model(
 
 def _version(source: Source, findings: Findings, hashes: dict[str, str]) -> str:
     """Name the content: the same weights and settings give the same version in every variant, so saving twice is saving once."""
-    parts = [hashes, source.revision, findings.kind, findings.max_length, findings.activation, findings.pooling]
+    parts = [
+        hashes,
+        sha256_of(source.folder / "config.json"),
+        source.revision,
+        findings.kind,
+        findings.max_length,
+        findings.activation,
+        findings.pooling,
+        findings.uses_token_types,
+        findings.query_prompt,
+        findings.document_prompt,
+    ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -91,7 +102,10 @@ def _write_entry(
     model = load_reference(source.folder, findings, trust_remote_code=trust_remote_code)
     golden = score_golden(model, findings)
     dtype = DTYPES[quantization]
-    with _nothing_left_behind(tag), bentoml.models.create(tag, module=MODULE, labels={"quantization": quantization}) as entry:
+    with (
+        _written_or_not_at_all(tag) as cleaning,
+        bentoml.models.create(tag, module=MODULE, labels={"quantization": quantization}) as entry,
+    ):
         folder = Path(entry.path)
         model.to(dtype).save_pretrained(folder, safe_serialization=True)
         (folder / "tokenizer.json").write_text(findings.tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
@@ -120,26 +134,44 @@ def _write_entry(
         )
         # BentoML's metadata cannot hold None.
         entry.info.metadata.update(info.model_dump(exclude_none=True))
+        # Until here all was in a temporary folder; what follows is BentoML's copying into the store.
+        cleaning.push(lambda _type, error, _traceback: _remove_half_written(tag, error))
 
 
 @contextlib.contextmanager
-def _nothing_left_behind(tag: str) -> Iterator[None]:
-    """Remove a half-written entry whatever stopped the writing; BentoML itself forgets Ctrl-C and the empty name folder."""
-    folder = Path(BentoMLContainer.model_store_dir.get(), *tag.split(":"))
+def _written_or_not_at_all(tag: str) -> Iterator[contextlib.ExitStack]:
+    """Translate what stops the writing. The stack given is for cleaning up the store, once something of ours may be in it."""
     try:
-        yield
-    except BaseException as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            folder.parent.rmdir()
-        if isinstance(error, OSError):
-            raise ModelError(
-                f"the model could not be written ({error.strerror or error}): make room on the disk and save again"
-            ) from None
-        # safetensors wraps the operating system's errors in one of its own.
-        if type(error).__name__ == "SafetensorError":
-            raise ModelError(f"the model could not be written ({error}): make room on the disk and save again") from None
-        raise
+        with contextlib.ExitStack() as cleaning:
+            yield cleaning
+    except BentoMLException as error:
+        if not _is_whole(tag):  # else another process has saved the same content meanwhile
+            raise ModelError(f"the model could not be written ({error}): save again") from None
+    except Exception as error:
+        # safetensors wraps the operating system's errors in a class of its own.
+        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
+            raise
+        reason = "copying into the store failed" if isinstance(error, shutil.Error) else getattr(error, "strerror", None) or error
+        raise ModelError(f"the model could not be written ({reason}): make room on the disk and save again") from None
+
+
+def _remove_half_written(tag: str, error: BaseException | None) -> None:
+    """Clean up after whatever stopped the last step; BentoML forgets Ctrl-C, `latest` and the name's folder."""
+    if error is not None and not isinstance(error, BentoMLException):  # that one says that the entry is another process's
+        _remove(tag)
+
+
+def _remove(tag: str) -> None:
+    """Delete an entry and what points to it, whatever state it is in."""
+    folder = Path(BentoMLContainer.model_store_dir.get(), *tag.split(":"))
+    shutil.rmtree(folder, ignore_errors=True)
+    if not folder.parent.is_dir():
+        return
+    if any(path.is_dir() for path in folder.parent.iterdir()):
+        # BentoML writes it anew when it is not there, but trips over an empty one.
+        (folder.parent / "latest").unlink(missing_ok=True)
+    else:
+        shutil.rmtree(folder.parent, ignore_errors=True)
 
 
 def arguments() -> argparse.ArgumentParser:

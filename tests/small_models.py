@@ -74,7 +74,9 @@ def _wordpiece() -> dict[str, int]:
     normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
     words = {word for text in TEXTS for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))}
     starts = {word[:4] for word in words} | {character for word in words for character in word}
-    continuations = {word[4:] for word in words if len(word) > len("bake")} | {character for word in words for character in word[1:]}
+    continuations = {word[4:] for word in words if len(word) > len("bake")} | {
+        character for word in words for character in word[1:]
+    }
     pieces = sorted(starts) + sorted(f"##{piece}" for piece in continuations)
     return {piece: number for number, piece in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *pieces])}
 
@@ -95,7 +97,9 @@ def _unigram(specials: list[str], unknown: str) -> list[tuple[str, float]]:
     tokenizer.train_from_iterator(TEXTS, trainer)
     learned = json.loads(tokenizer.to_str())["model"]["vocab"][len(specials) :]
     # The trainer's scores differ from run to run, its pieces do not; with these scores the fewest pieces win.
-    return [(piece, 0.0) for piece in specials] + [(piece, -3.0 - 1.0 / len(piece)) for piece in sorted(piece for piece, _ in learned)]
+    return [(piece, 0.0) for piece in specials] + [
+        (piece, -3.0 - 1.0 / len(piece)) for piece in sorted(piece for piece, _ in learned)
+    ]
 
 
 def _bert_tokenizer() -> Any:
@@ -144,7 +148,13 @@ _SHAPE = {
     "max_position_embeddings": WINDOW,
     "initializer_range": 0.2,  # ten times the usual, or a model this small would hardly look at its input
 }
-_OFFSET_SHAPE = _SHAPE | {"max_position_embeddings": WINDOW + 2, "type_vocab_size": 1, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+_OFFSET_SHAPE = _SHAPE | {
+    "max_position_embeddings": WINDOW + 2,
+    "type_vocab_size": 1,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+}
 
 
 def _bert_config(**more: Any) -> Any:
@@ -253,7 +263,9 @@ def make_bi_encoder(folder: Path, *, pooling: str = "mean", prompts: dict[str, s
     model.save_pretrained(inner)
     _bert_tokenizer().save_pretrained(inner)
     transformer = Transformer(str(inner), max_seq_length=WINDOW // 2)
-    SentenceTransformer(modules=[transformer, Pooling(_HIDDEN, pooling)], prompts=prompts, device="cpu").save_pretrained(str(folder / "whole"))
+    SentenceTransformer(modules=[transformer, Pooling(_HIDDEN, pooling)], prompts=prompts, device="cpu").save_pretrained(
+        str(folder / "whole")
+    )
     return folder / "whole"
 
 
@@ -263,7 +275,9 @@ def _spread_logits(model: Any, tokenizer: Any, head: str) -> None:
     def spread() -> float:
         with torch.inference_mode():
             queries, documents = zip(*PAIRS, strict=True)
-            inputs = tokenizer(list(queries), list(documents), truncation=True, max_length=WINDOW, padding=True, return_tensors="pt")
+            inputs = tokenizer(
+                list(queries), list(documents), truncation=True, max_length=WINDOW, padding=True, return_tensors="pt"
+            )
             return float(model(**inputs).logits[:, 0].std())
 
     layer = model.get_submodule(head)
@@ -304,11 +318,11 @@ def raw_scores(engine: ScoringEngine, tokens: Sequence[TokenPair]) -> np.ndarray
 
 
 def serve(source: Path | str, *, name: str | None = None) -> ServedModel:
-    """Save a model into the store and load it from there, with default settings."""
+    """Save a model into the store and load it from there, with default settings on the CPU."""
     tag = save_model(str(source), name=name)
     stored = bentoml.models.get(tag)
     folder = Path(stored.path)
     info = ModelInfo.from_metadata(stored.info.metadata, tag)
-    scorer = load_scorer(folder, info, Settings())
+    scorer = load_scorer(folder, info, Settings(RERANKER_DEVICE="cpu"))
     tokenizer = PairTokenizer(folder / TOKENIZER_FILE, info, max_length=scorer.max_length)
     return ServedModel(tag, folder, info, tokenizer, scorer.engine)

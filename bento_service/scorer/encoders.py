@@ -16,7 +16,9 @@ from transformers.utils import logging as transformers_logging
 from bento_service.model_info import ModelInfo
 from bento_service.pairs import TokenPair
 
-transformers_logging.disable_progress_bar()  # its bars would fill the server's log
+# Its bars and reports would fill the server's log.
+transformers_logging.disable_progress_bar()
+transformers_logging.set_verbosity_error()
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,7 @@ class _Reranker:
         # Called in Python, without a server: BentoML has made the Scorer in this process and runs no start-up hook.
         await self.start()
         async with asyncio.timeout(SETTINGS.request_timeout_seconds):
-            while not await self.__is_ready__():
+            while not await self.__is_ready__():  # noqa: ASYNC110  rare, and readiness is no event
                 await asyncio.sleep(_POLL_SECONDS)
         given = {name: value for name, value in fields.items() if value is not None}
         return await self.routes.answer({"query": query, **given}, NATIVE, time.perf_counter())

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from small_models import ARCHITECTURES, DOCUMENTS, PAIRS, QUERIES, WINDOW, ServedModel, make_bi_encoder, make_cross_encoder, raw_scores, serve
 
 from bento_service.errors import ModelError
 from bento_service.pairs import TokenPair
 from bento_service.ranking import activate
 from bento_service.scorer.encoders import Row, padded
 from model_store_scripts.sources import find_source
+from small_models import (
+    ARCHITECTURES,
+    DOCUMENTS,
+    PAIRS,
+    QUERIES,
+    WINDOW,
+    ServedModel,
+    make_bi_encoder,
+    make_cross_encoder,
+    raw_scores,
+    serve,
+)
 
 TOLERANCE = 1e-4
 BITE = 1e-3
@@ -25,9 +36,12 @@ Served = Callable[[str], tuple[Path, ServedModel]]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
+def _one_thread() -> Iterator[None]:
     """Run these small products on one thread, where they are fastest."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +127,9 @@ def test_an_activation_saved_by_sentence_transformers_itself_is_applied(served: 
     """CrossEncoder.save_pretrained declares its activation in config_sentence_transformers.json, not in config.json."""
     folder = tmp_path / "saved-identity"
     original, _ = served("bert")
-    CrossEncoder(str(original), device="cpu", activation_fn=torch.nn.Identity(), local_files_only=True).save_pretrained(str(folder))
+    CrossEncoder(str(original), device="cpu", activation_fn=torch.nn.Identity(), local_files_only=True).save_pretrained(
+        str(folder)
+    )
     model = serve(folder)
     reference = CrossEncoder(str(folder), device="cpu", local_files_only=True).predict(list(PAIRS))
     assert difference([activate(float(raw), model.info.activation) for raw in model.raw(PAIRS)], reference) < TOLERANCE

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
-from small_models import DOCUMENTS, QUERIES, ServedModel, make_cross_encoder, raw_scores, serve
 
 from bento_service.pairs import Outcome, PairScore, TokenPair
 from bento_service.scorer.device import multiplies_bf16
 from bento_service.scorer.encoders import load_encoder
 from bento_service.scorer.engine import ScoringEngine
 from bento_service.tally import Tally
+from small_models import DOCUMENTS, QUERIES, ServedModel, make_cross_encoder, raw_scores, serve
 
 TOLERANCE = 1e-5
 CPU = torch.device("cpu")
@@ -36,17 +37,24 @@ class Subject:
 
 
 @pytest.fixture(scope="module", params=["builtin", "bert"])
-def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
     """Serve the built-in bi-encoder, then a small cross-encoder."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     source = "builtin" if request.param == "builtin" else make_cross_encoder(tmp_path_factory.mktemp("invariance") / "invariant")
-    return Subject(serve(source))
+    yield Subject(serve(source))
+    torch.set_num_threads(threads)
 
 
 def assert_same(scores: np.ndarray, expected: np.ndarray) -> None:
     """Compare raw scores, which must be as many."""
     assert scores.shape == expected.shape
     assert float(np.abs(scores - expected).max()) < TOLERANCE
+
+
+def chance_of(seed: int) -> random.Random:
+    """Make a source of chance that is the same in every run."""
+    return random.Random(seed)  # noqa: S311  nothing secret is drawn
 
 
 def of_request(pair: TokenPair, request: int) -> TokenPair:
@@ -69,14 +77,14 @@ def test_together_is_as_alone(subject: Subject) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_any_companions_in_any_order_are_as_alone(subject: Subject, seed: int) -> None:
     """A random choice of pairs, some of them repeated, in a random order."""
-    chosen = random.Random(seed).choices(range(len(subject.tokens)), k=12)
+    chosen = chance_of(seed).choices(range(len(subject.tokens)), k=12)
     assert_same(raw_scores(subject.model.engine, [subject.tokens[place] for place in chosen]), subject.alone[chosen])
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_request_split_into_calls_is_as_alone(subject: Subject, seed: int) -> None:
     """A random order, cut into calls at random places."""
-    chance = random.Random(seed)
+    chance = chance_of(seed)
     order = chance.sample(range(len(subject.tokens)), len(subject.tokens))
     cuts = [0, *sorted(chance.sample(range(1, len(order)), 4)), len(order)]
     calls = [[subject.tokens[place] for place in order[start:end]] for start, end in itertools.pairwise(cuts)]
@@ -93,7 +101,7 @@ def test_tiny_forward_passes_are_as_alone(subject: Subject, max_batch_tokens: in
 @pytest.mark.parametrize("seed", SEEDS[:2])
 def test_requests_that_share_passes_or_do_not_are_as_alone(subject: Subject, micro_batch: bool, seed: int) -> None:
     """Pairs of four requests, interleaved, with micro-batching on and off."""
-    chance = random.Random(seed)
+    chance = chance_of(seed)
     mixed = [of_request(pair, chance.randrange(4)) for pair in subject.tokens]
     assert_same(raw_scores(subject.engine(micro_batch=micro_batch), mixed), subject.alone)
 
@@ -112,9 +120,10 @@ def test_micro_batching_off_keeps_requests_apart(subject: Subject) -> None:
 @pytest.mark.parametrize("seed", SEEDS[:3])
 def test_late_companions_change_nothing(subject: Subject, seed: int) -> None:
     """Pairs whose deadline has passed are left out, and the others score as alone."""
-    late = set(random.Random(seed).sample(range(len(subject.tokens)), 8))
+    late = set(chance_of(seed).sample(range(len(subject.tokens)), 8))
     tokens = [
-        TokenPair(pair.ids, pair.type_ids, pair.split, 0.0, 0) if place in late else pair for place, pair in enumerate(subject.tokens)
+        TokenPair(pair.ids, pair.type_ids, pair.split, 0.0, 0) if place in late else pair
+        for place, pair in enumerate(subject.tokens)
     ]
     blobs, tally = subject.model.engine.score([pair.pack() for pair in tokens])
     scores = [PairScore.unpack(blob) for blob in blobs]

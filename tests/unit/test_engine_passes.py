@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from bento_service.pairs import Outcome, PairScore, TokenPair
-from bento_service.scorer.encoders import Row
+from bento_service.scorer.encoders import BiEncoder, Row
 from bento_service.scorer.engine import MAX_BATCH_TOKENS, ScoringEngine
 from bento_service.tally import Tally
 
@@ -141,6 +142,27 @@ def test_warm_up_runs_the_largest_pass_that_can_come(longest: int) -> None:
     assert max(MAX_BATCH_TOKENS["cpu"] - longest, longest) <= largest <= max(MAX_BATCH_TOKENS["cpu"], longest)
     assert max(len(row) for batch in encoder.forwards for row in batch) == max(longest, 16)
     assert engine.pairs_per_second > 0
+
+
+class RecordingModel:
+    """A transformer that remembers the shapes it ran."""
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, int]] = []
+
+    def __call__(self, input_ids: torch.Tensor, **_: torch.Tensor) -> SimpleNamespace:
+        """Give hidden states of width 2."""
+        self.shapes.append((input_ids.shape[0], input_ids.shape[1]))
+        return SimpleNamespace(last_hidden_state=torch.ones(*input_ids.shape, 2))
+
+
+def test_warm_up_runs_the_largest_pass_of_a_bi_encoder_too() -> None:
+    """Its window is that of one text, so a pair may hold two of them."""
+    model = RecordingModel()
+    encoder = BiEncoder(model, pad_id=0, uses_token_types=False, pooling="mean", device=CPU)
+    ScoringEngine(encoder, device=CPU).warm_up(256)
+    assert max(longest for _, longest in model.shapes) == 256
+    assert MAX_BATCH_TOKENS["cpu"] - 256 <= max(rows * longest for rows, longest in model.shapes) <= MAX_BATCH_TOKENS["cpu"]
 
 
 def test_the_budget_can_be_set() -> None:
