@@ -48,6 +48,8 @@ class Admission:
         Cancelling drops what still waits. Raises QueueFull, ScorerDown, DeadlinePassed or ScorerFailed.
         """
         self.require_scorer()
+        if deadline <= time.monotonic():
+            raise _deadline_passed()
         if self._queued_pairs and self._queued_pairs + len(blobs) > self._max_queue_pairs:
             raise QueueFull(
                 "too many documents wait to be scored: try again after Retry-After seconds",
@@ -78,7 +80,6 @@ class Admission:
                     turn.set_exception(
                         ScorerDown("the model went away: try again after Retry-After seconds", retry_after_seconds=5)
                     )
-            self._turns.clear()
         while self._turns:
             size, turn = self._turns[0]
             if not turn.done():
@@ -142,13 +143,13 @@ class Admission:
         self.wake()
 
     def _room_for(self, size: int) -> ScorerLink | None:
-        candidates = [link for link in self._links if link.up]
-        if not candidates:
-            return None
-        link = min(candidates, key=self._under_way.__getitem__)
+        open_links = [link for link in self._links if link.up and self._has_room(link, size)]
+        return min(open_links, key=self._under_way.__getitem__, default=None)
+
+    def _has_room(self, link: ScorerLink, size: int) -> bool:
         share = _BATCHES_UNDER_WAY * link.batch_pairs / self._entry_workers
         under_way = self._under_way[link]
-        return link if under_way == 0 or under_way + size <= share else None
+        return under_way == 0 or under_way + size <= share
 
     def _drain_seconds(self) -> int:
         """How long the queue takes at the measured speed, as a whole number of seconds of at least 1."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Coroutine
 from typing import TypeVar
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -33,17 +33,20 @@ class ClientGone(Exception):
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Read the body, no further than the limit; raises BodyTooLarge."""
+    """Read the body, no further than the limit; raises BodyTooLarge or ClientGone."""
     declared = request.headers.get("content-length", "")
     chunks: list[bytes] = []
     size = int(declared) if declared.isdecimal() else 0
     if size <= max_bytes:
         size = 0
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > max_bytes:
-                break
-            chunks.append(chunk)
+        try:
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > max_bytes:
+                    break
+                chunks.append(chunk)
+        except ClientDisconnect:
+            raise ClientGone from None
     if size > max_bytes:
         raise BodyTooLarge(f"the body is over the limit of {max_bytes} bytes: send fewer or shorter documents")
     return b"".join(chunks)

@@ -7,9 +7,11 @@ PROMETHEUS_MULTIPROC_DIR only in its workers. Every name carries its unit.
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 
+import psutil
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from bento_service.settings import run_directory
 from bento_service.tally import Tally
@@ -122,8 +124,14 @@ class ScorerMetrics:
 
 def _registry() -> CollectorRegistry:
     """All processes' values where there are several, else this process's."""
-    if run_directory() is None:
+    directory = run_directory()
+    if directory is None:
         return REGISTRY
+    # Gauges of a killed worker would stay in the sums: nothing else takes them out.
+    for path in Path(directory).glob("gauge_live*_*.db"):
+        pid = int(path.stem.rpartition("_")[2])
+        if not psutil.pid_exists(pid):
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return registry

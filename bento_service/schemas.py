@@ -66,7 +66,10 @@ def parse_json(body: bytes) -> dict[str, Any]:
     Raises InvalidRequest, whose message never repeats the body.
     """
     try:
-        value = json.loads(body, parse_constant=_refuse_constant)
+        # Decoded here, because json would let surrogates pass that are no UTF-8.
+        value = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        if _SURROGATE.search(body):
+            value = _mend_surrogates(value)
     except RecursionError:
         raise InvalidRequest("the body is nested too deeply", code="invalid_json") from None
     except UnicodeDecodeError:
@@ -79,7 +82,7 @@ def parse_json(body: bytes) -> dict[str, Any]:
         raise InvalidRequest(message, code="invalid_json") from None
     if not isinstance(value, dict):
         raise InvalidRequest("the body must be a JSON object", code="invalid_json")
-    return _mend_surrogates(value) if _SURROGATE.search(body) else value
+    return value
 
 
 class _NotJsonError(ValueError):
@@ -109,6 +112,15 @@ def _text_of(value: Any) -> str | None:
     return None
 
 
+def _is_json(value: Any) -> bool:
+    """Tell whether a value can be sent back: 1e999 is read as infinity, which cannot."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def _document(index: int, item: Any) -> Document:
     if isinstance(item, str):
         return Document(item)
@@ -116,6 +128,8 @@ def _document(index: int, item: Any) -> Document:
         for key in _TEXT_KEYS:
             text = _text_of(item.get(key))
             if text is not None:
+                if not _is_json(item.get("id")):
+                    raise ValueError(f"document {index} has an id that JSON cannot hold")
                 return Document(text, item.get("id"), "id" in item)
         raise ValueError(f"document {index} has no text: give a string, or an object with one of {', '.join(_TEXT_KEYS)}")
     raise ValueError(f"document {index} is neither a string nor an object")

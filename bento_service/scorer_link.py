@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import struct
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ class ScorerLink:
                     raise
                 break  # _go_down cancelled the call, not this caller
             except ConnectionError:
-                if not self._process_runs():
+                if not _process_runs(self.status):
                     self._go_down("its process ended")
                 continue
             except Exception as error:
@@ -156,7 +157,10 @@ class ScorerLink:
         if new:
             if self.up:
                 self._go_down("another process took its place")
-            await self._train(status)
+            try:
+                await self._train(status)
+            except ConnectionError:
+                return  # it died meanwhile; the next heartbeat meets its successor
         self._last_heard = time.monotonic()
         self.status = status
         if new:
@@ -172,22 +176,14 @@ class ScorerLink:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_WARM_UP_TIMEOUT_SECONDS):
                 for _ in range(WARM_UP_CALLS):
+                    if not _process_runs(status):
+                        raise ConnectionError("the Scorer ended while it was warmed up")
                     await self._client.score([self._warm_up])
-        self.status = status
 
     async def _look_at_process(self) -> None:
-        if self.up and not self._process_runs():
+        if self.up and not _process_runs(self.status):
             self._go_down("its process ended")
         await asyncio.sleep(PROCESS_CHECK_SECONDS)
-
-    def _process_runs(self) -> bool:
-        if self.status is None:
-            return False
-        try:
-            # Until circus reaps it, up to 10 s later, a killed process is a zombie.
-            return bool(psutil.Process(self.status.pid).status() != psutil.STATUS_ZOMBIE)
-        except psutil.NoSuchProcess:
-            return False
 
     def _go_down(self, why: str) -> None:
         if not self.up:
@@ -199,7 +195,20 @@ class ScorerLink:
         self.on_change()
 
 
+def _process_runs(status: ScorerStatus | None) -> bool:
+    if status is None:
+        return False
+    try:
+        # Until circus reaps it, up to 10 s later, a killed process is a zombie.
+        return bool(psutil.Process(status.pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _unpacked(answers: Sequence[bytes], expected: int) -> list[PairScore]:
     if len(answers) != expected:
         raise ScorerFailed("the model answered with another number of scores than it was asked for")
-    return [PairScore.unpack(answer) for answer in answers]
+    try:
+        return [PairScore.unpack(answer) for answer in answers]
+    except (struct.error, ValueError):
+        raise ScorerFailed("the model answered in a way that cannot be read") from None

@@ -20,8 +20,9 @@ from bento_service.pairs import TokenPair
 
 # Text beyond what can fill the window is not tokenised: a 10 MB document costs milliseconds instead of seconds.
 _CHARACTERS_PER_TOKEN = 16
-# A cut in the middle of a word changes the tokens near it, so this many tokens before it are not trusted.
-_UNTRUSTED_TOKENS = 64
+# A cut in the middle of a word changes the tokens near it, so this many tokens before it are not trusted
+# (WordPiece makes up to 100 pieces of what is left of a longer word, which whole is one [UNK]).
+_UNTRUSTED_TOKENS = 128
 _QUERY_SHARE = 0.75
 
 

@@ -25,7 +25,8 @@ def table() -> str:
     """Render one row for each setting."""
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     rows += [
-        f"| `{field.validation_alias}` | {shown(field.default)} | {field.description} |" for field in Settings.model_fields.values()
+        f"| `{field.validation_alias}` | {shown(field.default)} | {field.description} |"
+        for field in Settings.model_fields.values()
     ]
     return "\n".join(rows)
 

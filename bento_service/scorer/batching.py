@@ -24,7 +24,7 @@ def plan(lengths: Sequence[int], *, max_tokens: int, overhead_tokens: int) -> li
     cut = np.zeros(count + 1, dtype=np.int64)
     for end in range(1, count + 1):
         longest = int(ascending[end - 1])
-        first = max(0, end - max(1, max_tokens // longest))
+        first = max(0, end - max(1, max_tokens // max(1, longest)))
         starts = np.arange(first, end)
         costs = best[first:end] + (end - starts) * longest
         choice = int(np.argmin(costs))

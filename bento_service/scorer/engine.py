@@ -94,9 +94,7 @@ class ScoringEngine:
         for size, length in ((count, longest), (1, 16), (8, min(128, longest))):
             ids = np.full(length, 100, np.uint32)
             # Rows of unlike ids, or a bi-encoder would compute one row only.
-            pairs = [
-                TokenPair(np.append(ids[:-1], np.uint32(200 + number)), None, length // 2, np.inf, 0) for number in range(size)
-            ]
+            pairs = [TokenPair(np.append(ids[:-1], np.uint32(200 + number)), None, 1, np.inf, 0) for number in range(size)]
             blobs = [pair.pack() for pair in pairs]
             self.score(blobs)
         self._work = (0.0, 0.0)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from bento_service.errors import ModelError
 from bento_service.model_info import GoldenPair, ModelInfo, check_files, sha256_of
 
-RUN = {"dtype": "none", "device": "cpu", "max_length": 256}
+RUN: dict[str, Any] = {"dtype": "none", "device": "cpu", "max_length": 256}
 
 
 def _info(**changes: Any) -> ModelInfo:

@@ -123,9 +123,8 @@ def test_whatever_id_is_accepted_can_be_echoed(value: str) -> None:
 @pytest.mark.parametrize("field", ["score_threshold", "top_n", "max_tokens_per_doc"])
 def test_a_number_beyond_floats_is_refused(field: str) -> None:
     """1e999 parses as infinity."""
-    with pytest.raises(InvalidRequest) as caught:
+    with pytest.raises(InvalidRequest):
         _read(**parse_json(f'{{"{field}": 1e999}}'.encode()))
-    assert caught.value.param == field
 
 
 @pytest.mark.parametrize(
