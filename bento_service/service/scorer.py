@@ -74,8 +74,6 @@ def scorer_service(index: int) -> Any:
         runner_connection={"max_requests": _NEVER, "max_age": float(_NEVER)},
         metrics={"enabled": False},
         logging={"access": {"enabled": False}},
-        # Threads that wait at a barrier must sleep: spinning, they fight the entry workers for the cores (ADR 4).
-        envs=[{"name": "OMP_WAIT_POLICY", "value": "PASSIVE"}],
     )(Scorer)
 
 
