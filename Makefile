@@ -11,8 +11,11 @@ export BENTOML_DO_NOT_TRACK := True
 export TRANSFORMERS_VERBOSITY := error
 
 # The variant that is saved: `auto` is the full-precision one, cast at load.
-SAVED := $(if $(filter-out auto none,$(QUANTIZATION)),$(QUANTIZATION),none)
-SAVE := $(BIN)/python -m model_store_scripts.save_model --quantization $(SAVED) $(if $(NAME),--name "$(NAME)") $(if $(REVISION),--revision "$(REVISION)")
+WANTED := $(if $(filter true,$(ENABLE_MIXED_PRECISION)),bf16,$(QUANTIZATION))
+SAVED := $(if $(filter-out auto none,$(WANTED)),$(WANTED),none)
+SAVE := $(BIN)/python -m model_store_scripts.save_model --quantization $(SAVED) $(if $(NAME),--name "$(NAME)") \
+	$(if $(REVISION),--revision "$(REVISION)") $(if $(MAX_LENGTH),--max-length $(MAX_LENGTH)) $(if $(KIND),--kind $(KIND)) \
+	$(if $(ACTIVATION),--activation $(ACTIVATION)) $(if $(TRUST_REMOTE_CODE),--trust-remote-code)
 BUILTIN_ENTRY := all-minilm-l6-v2$(if $(filter-out none,$(SAVED)),-$(SAVED))
 
 .DEFAULT_GOAL := help
@@ -40,7 +43,7 @@ setup: $(VENV)/.service ## make the environment that serves
 
 setup-dev: $(VENV)/.dev ## make the environment that tests
 
-model: setup ## save MODEL=<hub id, folder or builtin> [QUANTIZATION=fp16|bf16] [NAME=…] [REVISION=…]; the last line is its tag
+model: setup ## save MODEL=<hub id, folder or builtin> [QUANTIZATION=fp16|bf16] [NAME=…]; the last line is its tag
 	@test -n "$(MODEL)" || { echo "error: say which: make model MODEL=<hub id, folder or builtin>" >&2; exit 1; }
 	@$(SAVE) --model "$(MODEL)"
 
@@ -52,7 +55,7 @@ verify: setup ## check a saved model: TAG=<tag>
 
 serve: setup ## serve on PORT: the built-in model, or RERANKER_MODEL=<tag>, or MODEL=<what to save first>
 	@if [ -n "$(MODEL)" ]; then \
-		echo "saving $(MODEL) …" >&2; export RERANKER_MODEL="$$($(SAVE) --model "$(MODEL)" | tail -n 1)"; \
+		echo "saving $(MODEL) …" >&2; tag="$$($(SAVE) --model "$(MODEL)" | tail -n 1)"; export RERANKER_MODEL="$$tag"; \
 	elif [ -z "$${RERANKER_MODEL:-}" ] && [ ! -e "$(BENTOML_STORE)/$(BUILTIN_ENTRY)/latest" ]; then \
 		$(SAVE) --model builtin; \
 	fi; \

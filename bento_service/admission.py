@@ -7,10 +7,12 @@ Scorer batch are under way. What a caller abandons while it waits here is never 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
+import random
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from bento_service.errors import DeadlinePassed, QueueFull, ScorerDown, ScorerFailed
 from bento_service.metrics import EntryMetrics
@@ -34,35 +36,44 @@ class Admission:
         self._max_queue_pairs = max_queue_pairs
         self._queued_pairs = 0
         self._under_way = dict.fromkeys(links, 0)
+        # Breaks ties, so that sequential requests use every Scorer; a random start, since entry workers do not know of each other.
+        self._sent_pairs = {link: random.randrange(MAX_CALL_PAIRS) for link in links}  # noqa: S311  no secret
         self._turns: deque[tuple[int, asyncio.Future[ScorerLink]]] = deque()
         self._calls: set[asyncio.Task[list[PairScore]]] = set()
 
     @property
     def queued_pairs(self) -> int:
-        """Pairs waiting or under way."""
+        """Pairs that have a place, from before they are tokenised until they are answered."""
         return self._queued_pairs
 
-    async def score(self, blobs: Sequence[bytes], *, deadline: float) -> list[float]:
-        """Score packed pairs; raw scores in the order given.
-
-        Cancelling drops what still waits. Raises QueueFull, ScorerDown, DeadlinePassed or ScorerFailed.
-        """
+    @contextlib.contextmanager
+    def place_for(self, pairs: int) -> Iterator[None]:
+        """Hold a place in the queue for a request's pairs; raises QueueFull where there is none, ScorerDown without a Scorer."""
         self.require_scorer()
-        if deadline <= time.monotonic():
-            raise _deadline_passed()
-        if self._queued_pairs and self._queued_pairs + len(blobs) > self._max_queue_pairs:
+        if self._queued_pairs and self._queued_pairs + pairs > self._max_queue_pairs:
             raise QueueFull(
                 "too many documents wait to be scored: try again after Retry-After seconds",
                 retry_after_seconds=self._drain_seconds(),
             )
-        self._queued_pairs += len(blobs)
+        self._queued_pairs += pairs
+        try:
+            yield
+        finally:
+            self._queued_pairs -= pairs
+
+    async def score(self, blobs: Sequence[bytes], *, deadline: float) -> list[float]:
+        """Score packed pairs that have a place; raw scores in the order given.
+
+        Cancelling drops what still waits. Raises ScorerDown, DeadlinePassed or ScorerFailed.
+        """
+        self.require_scorer()
+        if deadline <= time.monotonic():
+            raise deadline_passed()
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
                 scores = await self._in_turns(blobs)
         except TimeoutError:
-            raise _deadline_passed() from None
-        finally:
-            self._queued_pairs -= len(blobs)
+            raise deadline_passed() from None
         return [_checked(score) for score in scores]
 
     def require_scorer(self) -> None:
@@ -87,6 +98,7 @@ class Admission:
                 if link is None:
                     return
                 self._under_way[link] += size
+                self._sent_pairs[link] += size
                 turn.set_result(link)
             self._turns.popleft()
 
@@ -97,8 +109,10 @@ class Admission:
         state = self._metrics.requests_waiting
         state.inc()
         try:
-            for start in range(0, len(blobs), MAX_CALL_PAIRS):
-                chunk = blobs[start : start + MAX_CALL_PAIRS]
+            start = 0
+            while start < len(blobs):
+                chunk = blobs[start : start + self._call_pairs()]
+                start += len(chunk)
                 link = await self._turn(len(chunk))
                 if not calls:
                     self._metrics.stage_seconds.labels("queue").observe(time.monotonic() - begin)
@@ -144,12 +158,17 @@ class Admission:
 
     def _room_for(self, size: int) -> ScorerLink | None:
         open_links = [link for link in self._links if link.up and self._has_room(link, size)]
-        return min(open_links, key=self._under_way.__getitem__, default=None)
+        return min(open_links, key=lambda link: (self._under_way[link], self._sent_pairs[link]), default=None)
 
     def _has_room(self, link: ScorerLink, size: int) -> bool:
         share = _BATCHES_UNDER_WAY * link.batch_pairs / self._entry_workers
         under_way = self._under_way[link]
         return under_way == 0 or under_way + size <= share
+
+    def _call_pairs(self) -> int:
+        """At most 32, and less where a slow model takes half a second for fewer."""
+        slowest = min((link.batch_pairs for link in self._links if link.up), default=MAX_CALL_PAIRS)
+        return max(1, min(MAX_CALL_PAIRS, slowest))
 
     def _drain_seconds(self) -> int:
         """How long the queue takes at the measured speed, as a whole number of seconds of at least 1."""
@@ -159,13 +178,14 @@ class Admission:
 
 def _checked(score: PairScore) -> float:
     if score.outcome is Outcome.LATE:
-        raise _deadline_passed()
+        raise deadline_passed()
     if score.outcome is Outcome.FAILED:
         raise ScorerFailed("a document could not be scored: the model gave no finite number, or ran out of memory")
     return score.raw
 
 
-def _deadline_passed() -> DeadlinePassed:
+def deadline_passed() -> DeadlinePassed:
+    """Build the error of a request whose time ran out."""
     return DeadlinePassed("the request's time ran out: send fewer documents at once, or raise RERANKER_REQUEST_TIMEOUT")
 
 

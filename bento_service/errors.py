@@ -3,6 +3,7 @@
     RerankerError
     ├── SettingsError                 a setting is wrong: the start stops
     ├── ModelError                    a stored model is wrong: the start stops
+    ├── DeviceLost                    the GPU failed for good: the model worker ends and is started again
     └── RequestError                  answered to one caller; has status, code and type
         ├── InvalidRequest      400   the body is not a rerank request
         │   ├── QueryTooLong    400   the query fills the model's window
@@ -31,6 +32,10 @@ class SettingsError(RerankerError):
 
 class ModelError(RerankerError):
     """A stored or given model cannot be served; the message says what to do."""
+
+
+class DeviceLost(RerankerError):
+    """The device failed in a way that poisons every later pass of the process."""
 
 
 class RequestError(RerankerError):

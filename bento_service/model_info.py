@@ -17,6 +17,7 @@ from bento_service.settings import Quantization
 
 FORMAT_VERSION = 1
 MODULE = "reranker"
+TOKENIZER_FILE = "tokenizer.json"
 Kind = Literal["cross-encoder", "bi-encoder"]
 Activation = Literal["sigmoid", "identity", "cosine"]
 

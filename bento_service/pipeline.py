@@ -7,11 +7,12 @@ parse (dialects, schemas) comes before it, the answer's format (dialects) after 
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import secrets
 import time
 
-from bento_service.admission import Admission
+from bento_service.admission import Admission, deadline_passed
 from bento_service.errors import DocumentTooLong, UnknownModel
 from bento_service.metrics import EntryMetrics
 from bento_service.model_info import ModelInfo
@@ -51,24 +52,17 @@ class Pipeline:
         deadline: on the clock of time.monotonic(). Cancelling drops the work that is not under way yet.
         Raises RequestError.
         """
-        if self._strict_model and query.model not in (None, self._model_name):
+        if self._strict_model and query.model not in (None, self._model_name, self._model_name.partition(":")[0]):
             raise UnknownModel(f"this server serves {self._model_name}: ask for that, or leave `model` out", param="model")
-        self._admission.require_scorer()
         texts = [document.text for document in query.documents]
         distinct = list(dict.fromkeys(texts))
         self._metrics.documents.inc(len(texts))
         self._metrics.duplicate_documents.inc(len(texts) - len(distinct))
 
-        pairs = dict(zip(distinct, await self._tokenize(query, distinct, deadline), strict=True))
-        truncated = [index for index, text in enumerate(texts) if pairs[text].truncated]
-        self._metrics.truncated_documents.inc(len(truncated))
-        if truncated and not query.truncation:
-            raise DocumentTooLong(
-                f"document {truncated[0]} does not fit the model's window and truncation is off: shorten it, or allow truncation",
-                param="documents",
-            )
-
-        raw = dict(zip(distinct, await self._score([pairs[text] for text in distinct], deadline), strict=True))
+        with self._admission.place_for(len(distinct)):
+            pairs = dict(zip(distinct, await self._tokenize(query, distinct, deadline), strict=True))
+            truncated = self._truncated(query, texts, pairs)
+            raw = dict(zip(distinct, await self._score([pairs[text] for text in distinct], deadline), strict=True))
 
         start = time.perf_counter()
         scores = [raw[text] if query.raw_scores else activate(raw[text], self._info.activation) for text in texts]
@@ -82,15 +76,30 @@ class Pipeline:
             warnings=["instruction was ignored: this model's template has none"] if query.instruction else [],
         )
 
+    def _truncated(self, query: RerankQuery, texts: list[str], pairs: dict[str, TokenizedPair]) -> list[int]:
+        """Find the documents that lost text; an error where the caller forbade it."""
+        truncated = [index for index, text in enumerate(texts) if pairs[text].truncated]
+        self._metrics.truncated_documents.inc(len(truncated))
+        if truncated and not query.truncation:
+            raise DocumentTooLong(
+                f"document {truncated[0]} does not fit the model's window and truncation is off: shorten it, or allow truncation",
+                param="documents",
+            )
+        return truncated
+
     async def _tokenize(self, query: RerankQuery, texts: list[str], deadline: float) -> list[TokenizedPair]:
         start = time.perf_counter()
-        pairs = await self._tokenizer.encode(
-            query.query,
-            texts,
-            max_tokens_per_doc=query.max_tokens_per_doc,
-            deadline=deadline,
-            request=next(self._request_numbers),
-        )
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                pairs = await self._tokenizer.encode(
+                    query.query,
+                    texts,
+                    max_tokens_per_doc=query.max_tokens_per_doc,
+                    deadline=deadline,
+                    request=next(self._request_numbers),
+                )
+        except TimeoutError:
+            raise deadline_passed() from None
         self._observe("tokenize", start)
         return pairs
 

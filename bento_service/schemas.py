@@ -112,13 +112,9 @@ def _text_of(value: Any) -> str | None:
     return None
 
 
-def _is_json(value: Any) -> bool:
-    """Tell whether a value can be sent back: 1e999 is read as infinity, which cannot."""
-    try:
-        json.dumps(value, allow_nan=False)
-    except (ValueError, RecursionError):
-        return False
-    return True
+def _is_scalar(value: Any) -> bool:
+    """Tell whether an id can be sent back as it came: 1e999 is read as infinity, and nested ones may be too deep to write."""
+    return value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _document(index: int, item: Any) -> Document:
@@ -128,8 +124,8 @@ def _document(index: int, item: Any) -> Document:
         for key in _TEXT_KEYS:
             text = _text_of(item.get(key))
             if text is not None:
-                if not _is_json(item.get("id")):
-                    raise ValueError(f"document {index} has an id that JSON cannot hold")
+                if not _is_scalar(item.get("id")):
+                    raise ValueError(f"document {index} has an id that is neither a string nor a finite number")
                 return Document(text, item.get("id"), "id" in item)
         raise ValueError(f"document {index} has no text: give a string, or an object with one of {', '.join(_TEXT_KEYS)}")
     raise ValueError(f"document {index} is neither a string nor an object")

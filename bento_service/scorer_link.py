@@ -7,7 +7,6 @@ Hence a heartbeat for a hung process and a look at the process itself for a dead
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import struct
 import time
@@ -34,7 +33,8 @@ _WARM_UP_TIMEOUT_SECONDS = 120.0
 class ScorerStatus:
     """What a Scorer says with each heartbeat.
 
-    batch_pairs: pairs of half a second of work at the measured speed · precision_reason: why `dtype` is what it is.
+    batch_pairs: pairs of half a second of work at the measured speed · precision_reason: why `dtype` is what it is ·
+    busy_seconds: how long the batch in hand has been running, 0 without one.
     """
 
     pid: int
@@ -46,6 +46,7 @@ class ScorerStatus:
     max_length: int
     batch_pairs: int
     pairs_per_second: float
+    busy_seconds: float
 
 
 class ScorerClient(Protocol):
@@ -62,15 +63,23 @@ class ScorerLink:
     """Watches one Scorer and calls it.
 
     silence_seconds: without a heartbeat for this long a running process counts as hung ·
+    hang_seconds: so does one whose batch in hand has been running for this long ·
     warm_up: a packed pair that is sent a dozen times before the Scorer counts as up · on_change: called when `up` changes.
     """
 
     def __init__(
-        self, client: ScorerClient, *, warm_up: bytes, silence_seconds: float, on_change: Callable[[], None] = lambda: None
+        self,
+        client: ScorerClient,
+        *,
+        warm_up: bytes,
+        silence_seconds: float,
+        hang_seconds: float,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._client = client
         self._warm_up = warm_up
         self._silence_seconds = silence_seconds
+        self._hang_seconds = hang_seconds
         self.on_change = on_change
         self.status: ScorerStatus | None = None
         self.up = False
@@ -153,14 +162,18 @@ class ScorerLink:
                 self._go_down(f"it has been silent for {self._silence_seconds:g} s")
             await asyncio.sleep(_RETRY_SECONDS)
             return
+        if status.busy_seconds > self._hang_seconds:
+            self._go_down(f"its batch has been running for {status.busy_seconds:.0f} s")
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            return
         new = not self.up or self.status is None or self.status.pid != status.pid
         if new:
             if self.up:
                 self._go_down("another process took its place")
             try:
                 await self._train(status)
-            except ConnectionError:
-                return  # it died meanwhile; the next heartbeat meets its successor
+            except (ConnectionError, TimeoutError):
+                return  # it died or hangs; the next heartbeat meets it again or its successor
         self._last_heard = time.monotonic()
         self.status = status
         if new:
@@ -173,12 +186,11 @@ class ScorerLink:
 
     async def _train(self, status: ScorerStatus) -> None:
         """Let the dispatcher of a new Scorer learn on calls that nobody waits for."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_WARM_UP_TIMEOUT_SECONDS):
-                for _ in range(WARM_UP_CALLS):
-                    if not _process_runs(status):
-                        raise ConnectionError("the Scorer ended while it was warmed up")
-                    await self._client.score([self._warm_up])
+        async with asyncio.timeout(_WARM_UP_TIMEOUT_SECONDS):
+            for _ in range(WARM_UP_CALLS):
+                if not _process_runs(status):
+                    raise ConnectionError("the Scorer ended while it was warmed up")
+                await self._client.score([self._warm_up])
 
     async def _look_at_process(self) -> None:
         if self.up and not _process_runs(self.status):

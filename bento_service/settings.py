@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from typing import Literal, Self
 
@@ -18,6 +19,8 @@ from bento_service.errors import SettingsError
 
 Quantization = Literal["none", "fp16", "bf16"]
 
+# Kubernetes sets these in every pod for a Service that is called `reranker`.
+_KUBERNETES = re.compile(r"RERANKER_(SERVICE_(HOST|PORT)|PORT(_|$))")
 NOT_YET = "is not offered by this version: unset it"
 REFUSED: Mapping[str, str] = {
     "RERANKER_MAX_PARALLEL": NOT_YET,
@@ -217,7 +220,7 @@ def _refuse_unknown(environ: Mapping[str, str]) -> None:
             continue
         if name in REFUSED:
             raise SettingsError(f"{name} {REFUSED[name]}")
-        if name.startswith("RERANKER_") and name not in known:
+        if name.startswith("RERANKER_") and name not in known and not _KUBERNETES.match(name):
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else "the README lists all settings"
             raise SettingsError(f"{name} is not a setting of this service: {hint}")

@@ -6,7 +6,7 @@ Cross-encoder: the document is cut, never the query. Bi-encoder: query and docum
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,12 @@ _CHARACTERS_PER_TOKEN = 16
 # A cut in the middle of a word changes the tokens near it, so this many tokens before it are not trusted
 # (WordPiece makes up to 100 pieces of what is left of a longer word, which whole is one [UNK]).
 _UNTRUSTED_TOKENS = 128
+# Text of which not even 256 characters make a token (blanks, one endless word) is cut there, and reported as cut.
+_MOST_CHARACTERS_PER_TOKEN = 256
 _QUERY_SHARE = 0.75
+# One job of a tokenising thread: small enough that a big request does not keep the others waiting.
+_SLICE_DOCUMENTS = 32
+_SLICE_CHARACTERS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +63,18 @@ class PairTokenizer:
 
         Raises QueryTooLong when the query would leave a document less than a quarter of the window.
         """
-        step = -(-len(documents) // self._workers)
         loop = asyncio.get_running_loop()
-        parts = [
-            loop.run_in_executor(
-                self._pool, self.encode_now, query, documents[start : start + step], max_tokens_per_doc, deadline, request
-            )
-            for start in range(0, len(documents), step)
-        ]
-        return [pair for part in await asyncio.gather(*parts) for pair in part]
+        pairs: list[TokenizedPair] = []
+        slices = list(_slices(documents))
+        # As many slices at a time as there are threads, so that requests take turns here too.
+        for start in range(0, len(slices), self._workers):
+            jobs = [
+                loop.run_in_executor(self._pool, self.encode_now, query, part, max_tokens_per_doc, deadline, request)
+                for part in slices[start : start + self._workers]
+            ]
+            for part in await asyncio.gather(*jobs):
+                pairs += part
+        return pairs
 
     def encode_now(
         self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None, deadline: float, request: int
@@ -85,8 +93,8 @@ class PairTokenizer:
         room = self._max_length - len(head) - self._tokenizer.num_special_tokens_to_add(is_pair=True)
         room = min(room, max_tokens_per_doc) if max_tokens_per_doc else room
         pairs = []
-        for body in self._bodies(documents, room):
-            truncated = len(body) > room
+        for body, clipped in self._bodies(documents, room):
+            truncated = clipped or len(body) > room
             if truncated:
                 body.truncate(room)
             joint = self._tokenizer.post_process(head, body)
@@ -105,8 +113,8 @@ class PairTokenizer:
         query_ids = np.array(head.ids, np.uint32)
         room = min(room, max_tokens_per_doc) if max_tokens_per_doc else room
         pairs = []
-        for body in self._bodies([self._info.document_prompt + text for text in documents], room):
-            truncated = len(body) > room
+        for body, clipped in self._bodies([self._info.document_prompt + text for text in documents], room):
+            truncated = clipped or len(body) > room
             if truncated:
                 body.truncate(room)
             document_ids = np.array(self._tokenizer.post_process(body).ids, np.uint32)
@@ -115,21 +123,41 @@ class PairTokenizer:
         return pairs
 
     def _query(self, query: str, limit: int) -> Encoding:
-        [head] = self._bodies([query], limit)
-        if len(head) > limit:
+        [(head, clipped)] = self._bodies([query], limit)
+        if clipped or len(head) > limit:
             raise QueryTooLong(
                 f"the query has more than {limit} tokens, the most that this model takes beside a document: shorten it",
                 param="query",
             )
         return head
 
-    def _bodies(self, texts: Sequence[str], room: int) -> list[Encoding]:
-        """Encode without special tokens; of a long text only as much as is sure to hold its first `room` tokens."""
+    def _bodies(self, texts: Sequence[str], room: int) -> list[tuple[Encoding, bool]]:
+        """Encode without special tokens; of a long text only as much as is sure to hold its first `room` tokens.
+
+        The flag says that a text was cut before it held them, for want of tokens.
+        """
         size = _CHARACTERS_PER_TOKEN * (room + _UNTRUSTED_TOKENS)
+        most = _MOST_CHARACTERS_PER_TOKEN * (room + _UNTRUSTED_TOKENS)
         encodings: list[Encoding] = self._tokenizer.encode_batch_fast([text[:size] for text in texts], add_special_tokens=False)
+        clipped = [False] * len(texts)
         for index, text in enumerate(texts):
             grown = size
             while grown < len(text) and len(encodings[index]) <= room + _UNTRUSTED_TOKENS:
+                if grown >= most:
+                    clipped[index] = True
+                    break
                 grown *= 4
                 encodings[index] = self._tokenizer.encode_batch_fast([text[:grown]], add_special_tokens=False)[0]
-        return encodings
+        return list(zip(encodings, clipped, strict=True))
+
+
+def _slices(documents: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Cut a request's documents into jobs."""
+    start = characters = 0
+    for place, document in enumerate(documents):
+        full = place - start >= _SLICE_DOCUMENTS or characters + len(document) > _SLICE_CHARACTERS
+        if place > start and full:
+            yield documents[start:place]
+            start, characters = place, 0
+        characters += len(document)
+    yield documents[start:]

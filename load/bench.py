@@ -198,6 +198,7 @@ def summary(raw: dict[str, list[dict[str, object]]]) -> dict[str, object]:
         result[label] = {
             "direct_pairs_per_second_at_20": round(median(f"direct {label}", "20", "pairs_per_second"), 1),
             "direct_pairs_per_second_at_160": round(direct_160, 1),
+            "direct_tokens_per_second_at_20": round(median(f"direct {label}", "20", "tokens_per_second")),
             "direct_tokens_per_second_at_160": round(median(f"direct {label}", "160", "tokens_per_second")),
             "http_pairs_per_second": round(http, 1),
             "http_tokens_per_second": round(median(f"http {label}", "tokens_per_second")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,11 @@ def load_reference(folder: Path, findings: Findings, *, trust_remote_code: bool)
         trust_remote_code=trust_remote_code,
         output_loading_info=True,
     )
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(findings.tokenizer) > rows:
+        raise ModelError(
+            f"the tokenizer has {len(findings.tokenizer)} tokens, the weights only {rows}: give files that belong together"
+        )
     # A bi-encoder never asks its pooler, so a folder without one is whole.
     missing = [key for key in report["missing_keys"] if findings.kind == "cross-encoder" or "pooler" not in key]
     if missing:
@@ -49,7 +55,10 @@ def score_golden(model: Any, findings: Findings) -> list[GoldenPair]:
     """Score PAIRS one by one, without our batching, padding or tokenising, on the 0..1 scale."""
     score = _cross_score if findings.kind == "cross-encoder" else _bi_score
     with torch.inference_mode():
-        return [GoldenPair(query=query, document=text, score=score(model, findings, query, text)) for query, text in PAIRS]
+        golden = [GoldenPair(query=query, document=text, score=score(model, findings, query, text)) for query, text in PAIRS]
+    if not all(math.isfinite(pair.score) for pair in golden):
+        raise ModelError("the model's scores are not finite numbers: its weights are damaged, give a complete model")
+    return golden
 
 
 def _cross_score(model: Any, findings: Findings, query: str, text: str) -> float:

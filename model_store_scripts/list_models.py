@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import bentoml
+from bentoml._internal.configuration.containers import BentoMLContainer
 
 from bento_service.errors import ModelError
 from bento_service.model_info import MODULE, ModelInfo
 
 
 def main() -> None:
-    """Print one line per model: tag, kind, precision, window, size, source and revision."""
-    models = [model for model in bentoml.models.list() if model.info.module == MODULE]
-    if not models:
-        print("no reranker is in the store: save one with `make model MODEL=builtin`")
-    for model in models:
-        try:
-            info = ModelInfo.from_metadata(model.info.metadata, str(model.tag))
-        except ModelError as error:
-            print(f"{model.tag}  unreadable: {error}")
-            continue
-        size = f"{model.file_size / 1e6:.0f} MB"
-        print(f"{model.tag}  {info.kind}  {info.quantization}  {info.max_length} tokens  {size}  {info.source}@{info.revision}")
+    """Print one line per model: tag, kind, precision, window, size, source and revision; damaged entries too."""
+    store = Path(BentoMLContainer.model_store_dir.get())
+    tags = [f"{path.parent.name}:{path.name}" for path in sorted(store.glob("*/*")) if path.is_dir()]
+    lines = [line for tag in tags if (line := describe(tag))]
+    print("\n".join(lines) or "no reranker is in the store: save one with `make model MODEL=builtin`")
+
+
+def describe(tag: str) -> str | None:
+    """Describe one entry; None if it is another program's model."""
+    try:
+        stored = bentoml.models.get(tag)
+    except Exception:  # noqa: BLE001  BentoML raises as many kinds as there are ways to damage its model.yaml
+        return f"{tag}  half-written: delete it with `bentoml models delete {tag}`"
+    if stored.info.module != MODULE:
+        return None
+    try:
+        info = ModelInfo.from_metadata(stored.info.metadata, tag)
+    except ModelError as error:
+        return f"{tag}  unreadable: {error}"
+    size = f"{stored.file_size / 1e6:.0f} MB"
+    return f"{tag}  {info.kind}  {info.quantization}  {info.max_length} tokens  {size}  {info.source}@{info.revision}"
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from bento_service.settings import Quantization
 from bento_service.store import variant_name
 from model_store_scripts.golden import load_reference, score_golden
 from model_store_scripts.inspection import Findings, inspect
-from model_store_scripts.sources import Source, find_source, store_name
+from model_store_scripts.sources import HubUnreachable, Source, find_source, store_name
 
 _LIBRARIES = ("bentoml", "torch", "transformers", "tokenizers", "safetensors")
 
@@ -48,7 +48,14 @@ def save_model(
 
     Raises ModelError, and leaves nothing behind in the store then.
     """
-    source = find_source(model, revision)
+    try:
+        source = find_source(model, revision, with_code=trust_remote_code)
+    except HubUnreachable as error:
+        tag = _saved_before(model, revision, quantization, name)
+        if tag is None:
+            raise
+        print(f"note: {error}; {tag} was saved from it before and is used", file=sys.stderr)
+        return tag
     findings = inspect(
         source.folder, kind=kind, max_length=max_length, activation=activation, trust_remote_code=trust_remote_code
     )
@@ -82,6 +89,22 @@ def _version(source: Source, findings: Findings, hashes: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _saved_before(model: str, revision: str | None, quantization: Quantization, name: str | None) -> str | None:
+    """Find the newest entry that was saved from a hub id, for a time without the hub."""
+    found = []
+    for stored in bentoml.models.list():
+        if stored.info.module != MODULE:
+            continue
+        info = ModelInfo.from_metadata(stored.info.metadata, str(stored.tag))
+        wanted_name = variant_name(store_name(name), quantization) if name else stored.tag.name
+        if (info.source, info.quantization, stored.tag.name) == (model, quantization, wanted_name) and revision in (
+            None,
+            info.revision,
+        ):
+            found.append(stored)
+    return str(max(found, key=lambda stored: stored.creation_time).tag) if found else None
+
+
 def _is_whole(tag: str) -> bool:
     """Tell whether the store has this entry, whole; a damaged one is a ModelError."""
     try:
@@ -99,8 +122,15 @@ def _is_whole(tag: str) -> bool:
 def _write_entry(
     tag: str, source: Source, findings: Findings, hashes: dict[str, str], quantization: Quantization, *, trust_remote_code: bool
 ) -> None:
-    model = load_reference(source.folder, findings, trust_remote_code=trust_remote_code)
-    golden = score_golden(model, findings)
+    try:
+        model = load_reference(source.folder, findings, trust_remote_code=trust_remote_code)
+        golden = score_golden(model, findings)
+    except ModelError:
+        raise
+    except Exception as error:
+        # torch, safetensors and transformers raise as many kinds as there are ways to damage weights.
+        summary = str(error).strip().splitlines()[0][:200] if str(error).strip() else "no reason given"
+        raise ModelError(f"the model cannot be run ({type(error).__name__}: {summary}): give a complete model") from error
     dtype = DTYPES[quantization]
     with (
         _written_or_not_at_all(tag) as cleaning,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -39,8 +40,15 @@ class Source:
     name: str
 
 
-def find_source(model: str, revision: str | None) -> Source:
-    """Find a model by `builtin`, folder or hub id; raises ModelError that says what to do."""
+class HubUnreachable(ModelError):
+    """The hub did not answer; what was saved from it before can still be served."""
+
+
+def find_source(model: str, revision: str | None, *, with_code: bool = False) -> Source:
+    """Find a model by `builtin`, folder or hub id; raises ModelError that says what to do.
+
+    with_code: download the model's own Python files too, for those who trust them.
+    """
     if model == "builtin":
         return _builtin()
     folder = Path(model).expanduser()
@@ -51,7 +59,7 @@ def find_source(model: str, revision: str | None) -> Source:
         return Source(folder, str(folder.resolve().name), "local", licence, name)
     if model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise ModelError(f"{model} is neither a folder nor a hub id (owner/name) nor `builtin`: check the spelling")
-    return _hub(model, revision)
+    return _hub(model, revision, with_code=with_code)
 
 
 def store_name(name: str) -> str:
@@ -77,12 +85,12 @@ def _builtin() -> Source:
     return Source(folder, BUILTIN_SOURCE, BUILTIN_SHA256["model.safetensors"][:12], BUILTIN_LICENCE, BUILTIN_NAME)
 
 
-def _hub(model: str, revision: str | None) -> Source:
+def _hub(model: str, revision: str | None, *, with_code: bool) -> Source:
     """Download what is wanted of a hub repository, with huggingface_hub's progress bar; HF_TOKEN is honoured there."""
     try:
         found = HfApi().model_info(model, revision=revision, timeout=30)
         _require_safetensors((file.rfilename for file in found.siblings or []), model)
-        folder = snapshot_download(model, revision=found.sha, allow_patterns=list(WANTED))
+        folder = snapshot_download(model, revision=found.sha, allow_patterns=[*WANTED, "*.py"] if with_code else list(WANTED))
     except GatedRepoError:
         raise ModelError(f"{model} is gated: accept its terms on the hub and set HF_TOKEN") from None
     except RepositoryNotFoundError:
@@ -91,14 +99,22 @@ def _hub(model: str, revision: str | None) -> Source:
         raise ModelError(f"{model} has no revision {revision}: leave it out for the newest") from None
     except ModelError:
         raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise ModelError(f"no room on the disk for {model}: make some, or move the cache with HF_HOME") from None
+        raise HubUnreachable(_unreachable(model, error)) from None
     except Exception as error:  # noqa: BLE001  which HTTP library the hub client uses, and so its errors, changes with its version
-        raise ModelError(
-            f"the Hugging Face hub could not be reached for {model} ({type(error).__name__}): "
-            "check the network or HF_ENDPOINT, give a local folder, or use MODEL=builtin"
-        ) from None
+        raise HubUnreachable(_unreachable(model, error)) from None
     card = found.card_data
     licence = str(card.get("license")) if card and card.get("license") else None
     return Source(Path(folder), model, str(found.sha), licence, store_name(model.split("/")[1]))
+
+
+def _unreachable(model: str, error: Exception) -> str:
+    return (
+        f"the Hugging Face hub could not be reached for {model} ({type(error).__name__}): "
+        "check the network or HF_ENDPOINT, give a local folder, or use MODEL=builtin"
+    )
 
 
 def _require_safetensors(names: Iterable[str], model: str) -> None:

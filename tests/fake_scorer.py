@@ -48,4 +48,5 @@ class FakeScorer:
             "max_length": 256,
             "batch_pairs": 64,
             "pairs_per_second": 100.0,
+            "busy_seconds": 0.0,
         }

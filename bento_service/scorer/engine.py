@@ -5,22 +5,28 @@ Nothing here raises because of one pair: a late or failed pair gets an outcome, 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
+from bento_service.errors import DeviceLost
 from bento_service.pairs import Outcome, PairScore, TokenPair
 from bento_service.scorer.batching import plan
 from bento_service.scorer.encoders import Encoder, Row
 from bento_service.tally import Tally
 
+logger = logging.getLogger("bentoml.reranker")
+
 # What one more forward pass costs, in tokens, measured for MiniLM-L6: on 2 cores 3 ms in bf16 at 23,000 tokens/s and
 # 5 ms in fp32 at 7,000; on a GPU a pass is mostly launches.
 OVERHEAD_TOKENS = {"cpu": 48, "cuda": 2048, "mps": 512}
 MAX_BATCH_TOKENS = {"cpu": 4096, "cuda": 65536, "mps": 16384}
+BATCHES_TO_GROW = 200
 _BATCH_SECONDS = 0.5
+_MEMORY_SIGNS = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 _DECAY = 0.9  # of the past in the measured speed, per batch
 
 
@@ -37,7 +43,10 @@ class ScoringEngine:
         self._device = device
         self._overhead_tokens = OVERHEAD_TOKENS[device.type]
         self._micro_batch = micro_batch
-        self.max_batch_tokens = max_batch_tokens or MAX_BATCH_TOKENS[device.type]
+        self._asked_batch_tokens = max_batch_tokens or MAX_BATCH_TOKENS[device.type]
+        self.max_batch_tokens = self._asked_batch_tokens
+        self._good_batches = 0
+        self._begun: float | None = None
         self._work = (0.0, 0.0)  # pairs and seconds, so that a batch counts by its size
 
     @property
@@ -51,11 +60,17 @@ class ScoringEngine:
         """Pairs that take about half a second at the measured speed."""
         return max(1, round(self.pairs_per_second * _BATCH_SECONDS))
 
+    @property
+    def busy_seconds(self) -> float:
+        """How long the batch in hand has been running; 0 without one. Read from another thread."""
+        begun = self._begun
+        return time.monotonic() - begun if begun else 0.0
+
     def score(self, blobs: Sequence[bytes]) -> tuple[list[bytes], Tally]:
         """Score packed pairs; one packed score for each, in order."""
         pairs = [TokenPair.unpack(blob) for blob in blobs]
         tally = Tally(pairs=len(pairs))
-        now = time.monotonic()
+        now = self._begun = time.monotonic()
         timely = [number for number, pair in enumerate(pairs) if pair.deadline > now]
         tally.late_pairs = len(pairs) - len(timely)
         scores = [PairScore(0.0, Outcome.LATE)] * len(pairs)
@@ -69,6 +84,8 @@ class ScoringEngine:
                 scores[number] = PairScore(value, Outcome.SCORED) if finite else PairScore(0.0, Outcome.FAILED)
             self._learn(len(timely), time.monotonic() - now)
             tally.forward_seconds = time.monotonic() - now
+        self._begun = None
+        self._grow_again(tally)
         return [score.pack() for score in scores], tally
 
     def raw_scores(self, pairs: Sequence[TokenPair], tally: Tally | None = None) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
@@ -109,14 +126,17 @@ class ScoringEngine:
         return list(groups.values())
 
     def _forward(self, batch: list[int], rows: Sequence[Row], tally: Tally) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """One forward pass, or several smaller ones where memory runs out; a zero-width output marks a row that failed alone."""
+        """One forward pass, or several smaller ones where it fails; a zero-width output marks a row that failed alone."""
         chosen = [rows[place] for place in batch]
         longest = max(len(row.ids) for row in chosen)
         try:
             output = self._encoder.forward(chosen)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
-                raise
+        except torch.AcceleratorError as error:
+            raise DeviceLost("the GPU failed; this model worker ends and is started again") from error
+        except Exception as error:
+            memory = _out_of_memory(error)
+            if not memory and len(batch) == 1:
+                logger.exception("a pair could not be scored")
         else:
             tally.forwards += 1
             tally.real_tokens += sum(len(row.ids) for row in chosen)
@@ -124,21 +144,31 @@ class ScoringEngine:
             yield batch, output
             return
         # Outside the except block: the traceback there still holds the tensors of the failed pass.
-        tally.memory_retries += 1
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        if memory:
+            tally.memory_retries += 1
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
         if len(batch) == 1:
             yield batch, torch.empty((1, 0), device=self._device)
             return
-        self.max_batch_tokens = max(longest, min(self.max_batch_tokens, len(batch) * longest) // 2)
+        if memory:
+            self.max_batch_tokens = max(longest, min(self.max_batch_tokens, len(batch) * longest) // 2)
         half = len(batch) // 2
         yield from self._forward(batch[:half], rows, tally)
         yield from self._forward(batch[half:], rows, tally)
+
+    def _grow_again(self, tally: Tally) -> None:
+        """Double a budget that memory once halved, after a while without trouble: the cause may have passed."""
+        self._good_batches = 0 if tally.memory_retries else self._good_batches + 1
+        if self._good_batches >= BATCHES_TO_GROW and self.max_batch_tokens < self._asked_batch_tokens:
+            self.max_batch_tokens = min(self._asked_batch_tokens, 2 * self.max_batch_tokens)
+            self._good_batches = 0
 
     def _learn(self, pairs: int, seconds: float) -> None:
         self._work = (_DECAY * self._work[0] + pairs, _DECAY * self._work[1] + seconds)
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    """CUDA raises a class of its own; the CPU allocator a RuntimeError that only its text tells apart."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """CUDA raises a class of its own; other allocators a RuntimeError that only its text tells apart."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in text for sign in _MEMORY_SIGNS)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from bento_service.errors import ModelError
-from bento_service.model_info import Activation, ModelInfo
+from bento_service.model_info import TOKENIZER_FILE, Activation, ModelInfo
 from bento_service.ranking import activate
 from bento_service.scorer.device import Precision, choose_device, choose_precision
 from bento_service.scorer.encoders import load_encoder
@@ -18,7 +18,6 @@ from bento_service.settings import Settings
 from bento_service.tokenizer import PairTokenizer
 
 GOLDEN_TOLERANCE = {"none": 1e-3, "fp16": 0.03, "bf16": 0.03}
-TOKENIZER_FILE = "tokenizer.json"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ import atexit
 import contextlib
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 import bentoml
@@ -25,8 +24,16 @@ from bento_service.routes import Routes, make_app
 from bento_service.scorer_link import ScorerClient, ScorerLink
 from bento_service.service.bento_io import RerankInput, RerankOutput
 from bento_service.service.scorer import RemoteScorer, scorer_service
-from bento_service.service.startup import INFO, SCORER_COUNT, SETTINGS, TAG, check_model, exit_as_the_scorer_did
-from bento_service.tokenizer import PairTokenizer
+from bento_service.service.startup import (
+    INFO,
+    SCORER_COUNT,
+    SETTINGS,
+    TAG,
+    check_model,
+    exit_as_the_scorer_did,
+    make_tokenizer,
+    warm_up_pair,
+)
 
 _POLL_SECONDS = 0.02
 _WORKER_MODULE = "_bentoml_impl.worker.service"
@@ -40,15 +47,16 @@ class _Reranker:
     model = bentoml.models.BentoModel(TAG)
 
     def __init__(self) -> None:
-        folder = Path(self.model.path)
-        max_length = SETTINGS.max_length or INFO.max_length
-        self._tokenizer = PairTokenizer(
-            folder / "tokenizer.json", INFO, max_length=max_length, workers=SETTINGS.tokenizer_workers
-        )
-        golden = INFO.golden[0]
-        [warm_up] = self._tokenizer.encode_now(golden.query, [golden.document], None, float("inf"), 0)
+        self._tokenizer = make_tokenizer()
+        warm_up = warm_up_pair(self._tokenizer)
         self._links = [
-            ScorerLink(client, warm_up=warm_up.tokens.pack(), silence_seconds=SETTINGS.scorer_silence_seconds)
+            ScorerLink(
+                client,
+                warm_up=warm_up,
+                silence_seconds=SETTINGS.scorer_silence_seconds,
+                # No caller waits for longer than this, so a batch that outlasts it serves nobody.
+                hang_seconds=SETTINGS.request_timeout_seconds,
+            )
             for client in self._clients()
         ]
         admission = Admission(

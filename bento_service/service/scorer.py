@@ -12,13 +12,16 @@ from typing import Any
 
 import aiohttp
 import bentoml
+from bentoml._internal.marshal.dispatcher import CorkDispatcher
 
+from bento_service.errors import DeviceLost
 from bento_service.metrics import ScorerMetrics
 from bento_service.scorer_link import ScorerStatus
 from bento_service.service.startup import INFO, SCORER_COUNT, SETTINGS, TAG, give_up, ready_file
 
 _NEVER = 10**9  # BentoML's proxy drops the calls in flight whenever it renews its session, so it never does
 _NO_DROP_MS = 3_600_000  # the dispatcher drops what it predicts to take longer; shedding load is admission's work
+_SHORTEST_POLL_SECONDS, _LONGEST_POLL_SECONDS, _POLLS_PER_BATCH = 0.001, 0.01, 50
 _METRICS = ScorerMetrics()
 
 
@@ -36,9 +39,7 @@ def scorer_service(index: int) -> Any:
                 # Imported here: the entry service imports this file too, and holds no torch.
                 loading = importlib.import_module("bento_service.scorer.loading")
                 self._loaded = loading.load_scorer(Path(self.model.path), INFO, SETTINGS, index=index, siblings=SCORER_COUNT)
-            except Exception as error:
-                if bentoml.server_context.worker_index is None:
-                    raise
+            except Exception as error:  # noqa: BLE001  whatever it was, it becomes one line
                 give_up(error, first_start=ready is not None and not ready.exists())
             if ready is not None:
                 ready.touch()
@@ -46,8 +47,12 @@ def scorer_service(index: int) -> Any:
         @bentoml.api(batchable=True, batch_dim=0, max_batch_size=SETTINGS.micro_batch_max_size, max_latency_ms=_NO_DROP_MS)
         def score(self, pairs: list[bytes]) -> list[bytes]:
             """Score packed pairs (pairs.TokenPair), one packed score (pairs.PairScore) for each, in order."""
-            scores, tally = self._loaded.engine.score(pairs)
+            try:
+                scores, tally = self._loaded.engine.score(pairs)
+            except DeviceLost as error:
+                give_up(error)
             _METRICS.observe(tally)
+            _poll_for(tally.forward_seconds)
             return scores  # type: ignore[no-any-return]
 
         @bentoml.api
@@ -64,6 +69,7 @@ def scorer_service(index: int) -> Any:
                 "max_length": loaded.max_length,
                 "batch_pairs": min(loaded.engine.batch_pairs, SETTINGS.micro_batch_max_size),
                 "pairs_per_second": loaded.engine.pairs_per_second,
+                "busy_seconds": loaded.engine.busy_seconds,
             }
 
     return bentoml.service(
@@ -75,6 +81,14 @@ def scorer_service(index: int) -> Any:
         metrics={"enabled": False},
         logging={"access": {"enabled": False}},
     )(Scorer)
+
+
+def _poll_for(batch_seconds: float) -> None:
+    """Let BentoML's dispatcher look for the end of a batch every fiftieth of its length, and no more often than each 1 ms.
+
+    While calls wait it looks each 1 ms, which on 2 cores takes a sixth of the speed from the forward pass (ADR 5).
+    """
+    CorkDispatcher.TICKET_INTERVAL = min(_LONGEST_POLL_SECONDS, max(_SHORTEST_POLL_SECONDS, batch_seconds / _POLLS_PER_BATCH))
 
 
 class RemoteScorer:

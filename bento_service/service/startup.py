@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 from pathlib import Path
@@ -14,9 +15,10 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLConfigException, NotFound
 
 from bento_service.errors import ModelError, RerankerError
-from bento_service.model_info import ModelInfo, check_files
+from bento_service.model_info import TOKENIZER_FILE, ModelInfo, check_files
 from bento_service.settings import Settings, load_settings, names_model, run_directory, visible_gpus
 from bento_service.store import command_that_saves, packed_tag, wanted_tag
+from bento_service.tokenizer import PairTokenizer
 
 logger = logging.getLogger("bentoml.reranker")
 
@@ -51,6 +53,10 @@ def _resolve(settings: Settings) -> tuple[Any, ModelInfo]:
         raise BentoMLConfigException(
             f"QUANTIZATION={asked}, but model {stored.tag} is saved as {info.quantization}: unset QUANTIZATION"
         )
+    if "quantization" in settings.model_fields_set and asked == "none" and info.quantization != "none":
+        raise BentoMLConfigException(
+            f"QUANTIZATION=none, but model {stored.tag} is saved as {info.quantization}: unset QUANTIZATION"
+        )
     return stored, info
 
 
@@ -79,6 +85,27 @@ def check_model() -> None:
         raise BentoMLConfigException(
             f"RERANKER_MAX_LENGTH={SETTINGS.max_length} is over the model's window of {INFO.max_length} tokens: lower or unset it"
         )
+    tokenizer = make_tokenizer()
+    try:
+        warm_up_pair(tokenizer)
+    except RerankerError:
+        raise BentoMLConfigException(
+            f"RERANKER_MAX_LENGTH={SETTINGS.max_length} leaves no room for a query of one word: raise or unset it"
+        ) from None
+    finally:
+        tokenizer.close()
+
+
+def make_tokenizer() -> PairTokenizer:
+    """Make the tokenizer of the model served."""
+    length = SETTINGS.max_length or INFO.max_length
+    return PairTokenizer(Path(STORED.path, TOKENIZER_FILE), INFO, max_length=length, workers=SETTINGS.tokenizer_workers)
+
+
+def warm_up_pair(tokenizer: PairTokenizer) -> bytes:
+    """Pack the short pair that new Scorers are trained with; QueryTooLong if the window does not hold even that."""
+    [pair] = tokenizer.encode_now("query", ["document"], None, math.inf, 0)
+    return pair.tokens.pack()
 
 
 def ready_file(index: int) -> Path | None:
@@ -87,8 +114,13 @@ def ready_file(index: int) -> Path | None:
     return Path(directory, f"scorer-{index}.ready") if directory else None
 
 
-def give_up(error: Exception, *, first_start: bool) -> NoReturn:
-    """End a model worker that cannot start, in one line; on the first start end the server too, or circus would try for ever."""
+def give_up(error: Exception, *, first_start: bool = False) -> NoReturn:
+    """End a model worker that cannot go on, in one line; on the first start end the server too, or circus would try for ever.
+
+    In a process that is no worker, where a program calls the service itself, the error is raised instead.
+    """
+    if bentoml.server_context.worker_index is None:
+        raise error
     known = isinstance(error, RerankerError)
     logger.critical("the model cannot be served: %s", error if known else f"{type(error).__name__}: {error}", exc_info=not known)
     if first_start:
