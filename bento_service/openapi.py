@@ -9,73 +9,119 @@ from bento_service import __version__
 from bento_service.errors import RequestError
 from bento_service.schemas import ObjectRequest
 
-_EXAMPLE = {
+_EXAMPLE: dict[str, Any] = {
     "query": "what is a reranker?",
     "documents": ["A reranker sorts documents by how well they answer a query.", "Bread is baked from flour and water."],
     "top_n": 1,
 }
-_STRING, _NUMBER, _INTEGER = {"type": "string"}, {"type": "number"}, {"type": "integer"}
-_RESULT = {
-    "type": "object",
-    "required": ["index", "relevance_score"],
-    "properties": {
-        "index": {"type": "integer", "description": "Place of the document in the request."},
-        "relevance_score": {"type": "number", "description": "The model's score; results are sorted by it, ties by index."},
-        "score": {"type": "number", "description": "The same, on /rerank."},
-        "rank": {"type": "integer", "description": "1 is best; on /rerank."},
+_ANSWER_EXAMPLE = {
+    "id": "rerank-3f0c6d0e-7f0b-4d0e-9d62-0b8f4f3e6d5a",
+    "object": "rerank",
+    "created": 1795295619,
+    "model": "all-minilm-l6-v2:03340d20e188f749",
+    "results": [{"index": 0, "relevance_score": 0.87, "score": 0.87, "rank": 1, "document": {"text": _EXAMPLE["documents"][0]}}],
+    "usage": {"prompt_tokens": 42, "total_tokens": 42},
+    "meta": {
+        "api_version": {"version": "2"},
+        "billed_units": {"search_units": 1},
+        "tokens": {"input_tokens": 42, "output_tokens": 0},
+        "cached_documents": 0,
+        "truncated_documents": [],
+        "warnings": [],
+    },
+    "took_ms": 30.8,
+}
+_NO_DOCUMENTS = "documents is empty: give at least one"
+_ERROR_EXAMPLE = {
+    "message": _NO_DOCUMENTS,
+    "detail": _NO_DOCUMENTS,
+    "error": {"message": _NO_DOCUMENTS, "type": "invalid_request_error", "param": "documents", "code": "documents_empty"},
+}
+
+
+def _field(kind: str, meaning: str, **more: Any) -> dict[str, Any]:
+    return {"type": kind, "description": meaning, **more}
+
+
+def _record(meaning: str, properties: dict[str, Any], *, required: list[str] | None = None, **more: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "description": meaning,
+        "properties": properties,
+        "required": list(properties) if required is None else required,
+        **more,
+    }
+
+
+_RESULT = _record(
+    "One document's place in the ranking.",
+    {
+        "index": _field("integer", "Place of the document in the request."),
+        "relevance_score": _field("number", "The model's score; results are sorted by it, ties by index."),
+        "score": _field("number", "The same as relevance_score; on /rerank."),
+        "rank": _field("integer", "1 is best; on /rerank."),
         "id": {"description": "The id the document came with, if it had one."},
-        "document": {"type": "object", "properties": {"text": _STRING}, "description": "If return_documents is true."},
+        "document": _record("The document, if return_documents is true.", {"text": _field("string", "Its text.")}),
     },
-}
-ANSWER: dict[str, Any] = {
-    "type": "object",
-    "required": ["id", "object", "created", "model", "results", "usage", "meta"],
-    "properties": {
-        "id": _STRING,
-        "object": {"type": "string", "const": "rerank"},
-        "created": {"type": "integer", "description": "Unix time, seconds."},
-        "model": {"type": "string", "description": "The model named in the request, else the one served."},
-        "results": {"type": "array", "items": _RESULT},
-        "usage": {
-            "type": "object",
-            "description": "Tokens of all pairs (query, document, special tokens) after truncation, duplicates included.",
-            "properties": {"prompt_tokens": _INTEGER, "total_tokens": _INTEGER},
-        },
-        "meta": {
-            "type": "object",
-            "properties": {
-                "api_version": {"type": "object", "properties": {"version": _STRING}},
-                "billed_units": {"type": "object", "properties": {"search_units": _INTEGER}},
-                "tokens": {"type": "object", "properties": {"input_tokens": _INTEGER, "output_tokens": _INTEGER}},
-                "cached_documents": _INTEGER,
-                "truncated_documents": {
-                    "type": "array",
-                    "items": _INTEGER,
-                    "description": "Indexes of documents that lost text.",
-                },
-                "warnings": {"type": "array", "items": _STRING},
+    required=["index", "relevance_score"],
+)
+ANSWER: dict[str, Any] = _record(
+    "The documents, best first.",
+    {
+        "id": _field("string", "A name for this answer, unlike any other's."),
+        "object": _field("string", "Always `rerank`.", const="rerank"),
+        "created": _field("integer", "When the answer was made: Unix time, seconds."),
+        "model": _field("string", "The model named in the request, else the one served."),
+        "results": _field("array", "Highest score first; identical documents all come back.", items=_RESULT),
+        "usage": _record(
+            "Tokens of all pairs (query, document, special tokens) after truncation, duplicates included.",
+            {
+                "prompt_tokens": _field("integer", "The sum over all documents."),
+                "total_tokens": _field("integer", "The same: a reranker writes no tokens."),
             },
-        },
-        "took_ms": _NUMBER,
-    },
-}
-_ERROR = {
-    "type": "object",
-    "required": ["message", "detail", "error"],
-    "properties": {
-        "message": _STRING,
-        "detail": _STRING,
-        "error": {
-            "type": "object",
-            "properties": {
-                "message": _STRING,
-                "type": _STRING,
-                "param": {"anyOf": [_STRING, {"type": "null"}]},
-                "code": _STRING,
+        ),
+        "meta": _record(
+            "What happened on the way.",
+            {
+                "api_version": _record("Cohere's number for this format.", {"version": _field("string", "`2`.")}),
+                "billed_units": _record(
+                    "As Cohere counts.", {"search_units": _field("integer", "One for each hundred documents, rounded up.")}
+                ),
+                "tokens": _record(
+                    "usage in Cohere's words.",
+                    {
+                        "input_tokens": _field("integer", "The same as usage.prompt_tokens."),
+                        "output_tokens": _field("integer", "Always 0."),
+                    },
+                ),
+                "cached_documents": _field("integer", "Documents whose score was known already; this version has no cache."),
+                "truncated_documents": _field("array", "Indexes of the documents that lost text.", items={"type": "integer"}),
+                "warnings": _field("array", "What was asked for and could not be done.", items={"type": "string"}),
             },
-        },
+        ),
+        "took_ms": _field("number", "Milliseconds from the request's first byte read to its answer."),
     },
-}
+    examples=[_ANSWER_EXAMPLE],
+)
+_ERROR = _record(
+    "Every error of the rerank routes; the clients of all formats find what they look for.",
+    {
+        "message": _field("string", "What is wrong and what to do."),
+        "detail": _field("string", "The same."),
+        "error": _record(
+            "The same as OpenAI's clients expect it.",
+            {
+                "message": _field("string", "The same."),
+                "type": _field("string", "The kind of error."),
+                "param": {"anyOf": [{"type": "string"}, {"type": "null"}], "description": "The field at fault, if it is one."},
+                "code": _field("string", "A stable name for programs."),
+            },
+        ),
+    },
+    examples=[_ERROR_EXAMPLE],
+)
+_RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait, a whole number of at least 1.", "schema": {"type": "integer"}}}
+_RETRIED = ("429", "503")
 
 
 @cache
@@ -123,6 +169,7 @@ def _rerank(summary: str) -> dict[str, Any]:
         | {
             status: {
                 "description": ", ".join(sorted(set(codes))),
+                **({"headers": _RETRY_AFTER} if status in _RETRIED else {}),
                 "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
             }
             for status, codes in sorted(failures.items())

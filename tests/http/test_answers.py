@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
@@ -120,13 +121,24 @@ def test_unknown_fields_are_ignored(client: TestClient) -> None:
     assert client.post("/v2/rerank", json=body).status_code == 200
 
 
+def undescribed(schema: dict[str, Any], path: str = "") -> list[str]:
+    """Find the fields, however deep, that have no meaning written down."""
+    found = []
+    for name, field in schema.get("properties", {}).items():
+        found += [] if field.get("description") else [f"{path}/{name}"]
+        found += undescribed(field, f"{path}/{name}") + undescribed(field.get("items", {}), f"{path}/{name}")
+    return found
+
+
 def test_the_documentation_names_every_field_and_route(client: TestClient) -> None:
     """/docs.json is our own document, with meanings and examples."""
     document = client.get("/docs.json").json()
     assert {"/rerank", "/v2/rerank", "/health", "/livez", "/readyz", "/metrics"} <= set(document["paths"])
-    fields = document["components"]["schemas"]["RerankRequest"]["properties"]
-    assert {"query", "documents", "top_n", "raw_scores", "max_tokens_per_doc"} <= set(fields)
-    assert all(field.get("description") for field in fields.values())
+    schemas = document["components"]["schemas"]
+    assert {"query", "documents", "top_n", "raw_scores", "max_tokens_per_doc"} <= set(schemas["RerankRequest"]["properties"])
+    for name in ("RerankRequest", "RerankAnswer", "Error"):
+        assert schemas[name]["examples"]
+        assert undescribed(schemas[name]) == []
     assert {"400", "413", "415", "429", "500", "503", "504"} <= set(document["paths"]["/rerank"]["post"]["responses"])
 
 
