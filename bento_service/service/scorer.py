@@ -5,8 +5,11 @@ Workers of one service would share a listening socket, which spreads calls uneve
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +41,22 @@ def scorer_service(index: int) -> Any:
             try:
                 # Imported here: the entry service imports this file too, and holds no torch.
                 loading = importlib.import_module("bento_service.scorer.loading")
-                self._loaded = loading.load_scorer(Path(self.model.path), INFO, SETTINGS, index=index, siblings=SCORER_COUNT)
+                # One thread does all of torch's work, loading included: with a second one that has called into OpenMP, libgomp
+                # counts more threads than cores and lets none of them spin any more, a quarter of the speed (ADR 4).
+                self._torch_thread = ThreadPoolExecutor(1, thread_name_prefix="torch")
+                load = partial(loading.load_scorer, Path(self.model.path), INFO, SETTINGS, index=index, siblings=SCORER_COUNT)
+                self._loaded = self._torch_thread.submit(load).result()
             except Exception as error:  # noqa: BLE001  whatever it was, it becomes one line
                 give_up(error, first_start=ready is not None and not ready.exists())
             if ready is not None:
                 ready.touch()
 
         @bentoml.api(batchable=True, batch_dim=0, max_batch_size=SETTINGS.micro_batch_max_size, max_latency_ms=_NO_DROP_MS)
-        def score(self, pairs: list[bytes]) -> list[bytes]:
+        async def score(self, pairs: list[bytes]) -> list[bytes]:
             """Score packed pairs (pairs.TokenPair), one packed score (pairs.PairScore) for each, in order."""
             try:
-                scores, tally = self._loaded.engine.score(pairs)
+                loop = asyncio.get_running_loop()
+                scores, tally = await loop.run_in_executor(self._torch_thread, self._loaded.engine.score, pairs)
             except DeviceLost as error:
                 give_up(error)
             _METRICS.observe(tally)

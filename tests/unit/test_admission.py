@@ -18,151 +18,93 @@ from bento_service.metrics import EntryMetrics
 from bento_service.pairs import Outcome, PairScore
 
 
-@pytest.fixture(scope="module")
-def metrics() -> Iterator[EntryMetrics]:
-    """Make metrics in a registry that no other test sees."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(REGISTRY, "_collector_to_names", {})
-        patch.setattr(REGISTRY, "_names_to_collectors", {})
-        yield EntryMetrics()
-
-
-class FakeLink:
-    """A Scorer whose calls wait in `calls`, each with the future that ends it; a pair's score is its number."""
-
-    def __init__(self, batch_pairs: int = 16, *, up: bool = True, pairs_per_second: float = 0.0) -> None:
-        self.batch_pairs, self.up, self.pairs_per_second = batch_pairs, up, pairs_per_second
-        self.calls: asyncio.Queue[tuple[list[int], asyncio.Future[list[PairScore]]]] = asyncio.Queue()
-
-    async def score(self, blobs: list[bytes]) -> list[PairScore]:
-        """Wait until the test ends the call."""
-        end = asyncio.get_running_loop().create_future()
-        self.calls.put_nowait(([int(blob) for blob in blobs], end))
-        return cast("list[PairScore]", await end)
-
-    async def answer(self, outcome: Outcome = Outcome.SCORED) -> list[int]:
-        """End the next call, once it has come, and tell which pairs were in it."""
-        numbers, end = await self.calls.get()
-        end.set_result([PairScore(float(number), outcome) for number in numbers])
-        return numbers
-
-
-def _admission(metrics: EntryMetrics, *links: FakeLink, workers: int = 1, most: int = 10_000) -> Admission:
-    return Admission(cast("Any", links), entry_workers=workers, max_queue_pairs=most, metrics=metrics)
-
-
-def _ask(admission: Admission, count: int, start: int = 0, *, seconds: float = 60.0) -> asyncio.Task[list[float]]:
-    """Begin to score `count` pairs, numbered from `start` on."""
-    blobs = [str(number).encode() for number in range(start, start + count)]
-    return asyncio.create_task(admission.score(blobs, deadline=time.monotonic() + seconds))
-
-
-def _assert_idle(admission: Admission, metrics: EntryMetrics) -> None:
-    """Everything that was taken has been given back."""
-    assert admission.queued_pairs == 0
-    assert set(admission._under_way.values()) == {0}
-    assert not admission._turns
-    assert not admission._calls
-    assert (metrics.requests_waiting._value.get(), metrics.requests_active._value.get()) == (0, 0)
-
-
-def _played(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run an async test, but not for ever."""
-
-    @functools.wraps(test)
-    def played(**fixtures: Any) -> None:
-        asyncio.run(asyncio.wait_for(test(**fixtures), 10))
-
-    return played
-
-
 @pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (32, [32]), (33, [32, 1]), (100, [32, 32, 32, 4])])
-@_played
+@played
 async def test_a_request_goes_out_in_calls_of_at_most_32_and_comes_back_in_order(
-    metrics: EntryMetrics, count: int, sizes: list[int]
+    entry_metrics: EntryMetrics, count: int, sizes: list[int]
 ) -> None:
     """Also when its calls end in another order."""
     link = FakeLink(batch_pairs=1000)
-    admission = _admission(metrics, link)
-    asked = _ask(admission, count)
+    admission = make_admission(entry_metrics, link)
+    asked = ask(admission, count)
     calls = [await link.calls.get() for _ in sizes]
     assert [len(numbers) for numbers, _ in calls] == sizes
     for numbers, end in reversed(calls):
         end.set_result([PairScore(float(number), Outcome.SCORED) for number in numbers])
     assert await asked == list(range(count))
-    _assert_idle(admission, metrics)
+    assert_idle(admission, entry_metrics)
 
 
-@_played
-async def test_a_small_request_gets_its_turn_between_the_calls_of_a_big_one(metrics: EntryMetrics) -> None:
+@played
+async def test_a_small_request_gets_its_turn_between_the_calls_of_a_big_one(entry_metrics: EntryMetrics) -> None:
     """It waits for a call or two, not for all."""
     link = FakeLink()
-    admission = _admission(metrics, link)
-    big = _ask(admission, 320)
+    admission = make_admission(entry_metrics, link)
+    big = ask(admission, 320)
     calls = [await link.answer()]
-    small = _ask(admission, 2, 1000)
+    small = ask(admission, 2, 1000)
     calls += [await link.answer() for _ in range(10)]
     assert calls.index([1000, 1001]) <= 2
     assert [number for call in calls if call != [1000, 1001] for number in call] == list(range(320))
     assert (await small, await big) == ([1000, 1001], list(range(320)))
-    _assert_idle(admission, metrics)
+    assert_idle(admission, entry_metrics)
 
 
 @pytest.mark.parametrize(
     ("batch_pairs", "workers", "most"), [(100, 1, 200), (100, 2, 100), (100, 4, 50), (10, 1, 32), (1, 8, 32)]
 )
-@_played
+@played
 async def test_what_is_under_way_fills_a_worker_s_share_and_no_more(
-    metrics: EntryMetrics, batch_pairs: int, workers: int, most: int
+    entry_metrics: EntryMetrics, batch_pairs: int, workers: int, most: int
 ) -> None:
     """A running and a waiting batch over all workers; but a single call may always go."""
     sizes = np.random.default_rng(batch_pairs).integers(1, 90, size=40).tolist()
     link = FakeLink(batch_pairs)
-    admission = _admission(metrics, link, workers=workers)
-    asked = [_ask(admission, size) for size in sizes]
+    admission = make_admission(entry_metrics, link, workers=workers)
+    asked = [ask(admission, size) for size in sizes]
     under_way = []
     for _ in range(sum(-(-size // MAX_CALL_PAIRS) for size in sizes)):
         await link.answer()
         under_way.append(admission._under_way[cast("Any", link)])
     assert await asyncio.gather(*asked) == [list(range(size)) for size in sizes]
     assert most - MAX_CALL_PAIRS < max(under_way) <= most
-    _assert_idle(admission, metrics)
+    assert_idle(admission, entry_metrics)
 
 
-@_played
-async def test_the_scorer_with_the_least_under_way_gets_the_next_call(metrics: EntryMetrics) -> None:
+@played
+async def test_the_scorer_with_the_least_under_way_gets_the_next_call(entry_metrics: EntryMetrics) -> None:
     """Two Scorers share the work; one that is down gets none."""
     links = [FakeLink(), FakeLink(), FakeLink(up=False)]
-    admission = _admission(metrics, *links)
-    asked = [_ask(admission, count, start) for count, start in ((20, 0), (10, 20), (10, 30), (10, 40))]
+    admission = make_admission(entry_metrics, *links)
+    asked = [ask(admission, count, start) for count, start in ((20, 0), (10, 20), (10, 30), (10, 40))]
     calls = [(await link.answer())[0] for link in (links[0], links[1], links[1], links[0])]
     assert calls == [0, 20, 30, 40]
     await asyncio.gather(*asked)
     assert links[2].calls.empty()
-    _assert_idle(admission, metrics)
+    assert_idle(admission, entry_metrics)
 
 
-@_played
-async def test_a_scorer_without_room_does_not_hold_up_one_that_has_it(metrics: EntryMetrics) -> None:
+@played
+async def test_a_scorer_without_room_does_not_hold_up_one_that_has_it(entry_metrics: EntryMetrics) -> None:
     """A slow Scorer that is full has less under way than a fast one that is not."""
     slow, fast = FakeLink(batch_pairs=1), FakeLink(batch_pairs=1000)
-    admission = _admission(metrics, slow, fast)
-    asked = [_ask(admission, count, start) for count, start in ((10, 0), (32, 100), (20, 200))]
+    admission = make_admission(entry_metrics, slow, fast)
+    asked = [ask(admission, count, start) for count, start in ((10, 0), (32, 100), (20, 200))]
     await slow.answer()
     assert await asked[0] == list(range(10))
     assert fast.calls.qsize() == 2
     for _ in range(2):
         await fast.answer()
     await asyncio.gather(*asked)
-    _assert_idle(admission, metrics)
+    assert_idle(admission, entry_metrics)
 
 
-@_played
-async def test_a_scorer_that_comes_up_takes_what_waits(metrics: EntryMetrics) -> None:
+@played
+async def test_a_scorer_that_comes_up_takes_what_waits(entry_metrics: EntryMetrics) -> None:
     """As soon as admission is told."""
     busy, late = FakeLink(), FakeLink(up=False)
-    admission = _admission(metrics, busy, late)
-    asked = [_ask(admission, 32), _ask(admission, 32, 100)]
+    admission = make_admission(entry_metrics, busy, late)
+    asked = [ask(admission, 32), ask(admission, 32, 100)]
     call = await busy.calls.get()
     late.up = True
     admission.wake()
@@ -171,28 +113,28 @@ async def test_a_scorer_that_comes_up_takes_what_waits(metrics: EntryMetrics) ->
     busy.calls.put_nowait(call)
     await busy.answer()
     await asked[0]
-    _assert_idle(admission, metrics)
+    assert_idle(admission, entry_metrics)
 
 
-@_played
-async def test_a_request_larger_than_the_queue_is_served_when_nothing_waits(metrics: EntryMetrics) -> None:
+@played
+async def test_a_request_larger_than_the_queue_is_served_when_nothing_waits(entry_metrics: EntryMetrics) -> None:
     """Otherwise it could never be."""
     link = FakeLink()
-    admission = _admission(metrics, link, most=5)
-    asked = _ask(admission, 20)
+    admission = make_admission(entry_metrics, link, most=5)
+    asked = ask(admission, 20)
     await link.answer()
     assert await asked == list(range(20))
-    _assert_idle(admission, metrics)
+    assert_idle(admission, entry_metrics)
 
 
 @pytest.mark.parametrize(("outcome", "error"), [(Outcome.LATE, DeadlinePassed), (Outcome.FAILED, ScorerFailed)])
-@_played
-async def test_a_pair_without_a_score_ends_its_request(metrics: EntryMetrics, outcome: Outcome, error: type[Exception]) -> None:
+@played
+async def test_a_pair_without_a_score_ends_its_request(entry_metrics: EntryMetrics, outcome: Outcome, error: type[Exception]) -> None:
     """A late one with 504, a failed one with 500: never with a made-up score."""
     link = FakeLink()
-    admission = _admission(metrics, link)
-    asked = _ask(admission, 2)
+    admission = make_admission(entry_metrics, link)
+    asked = ask(admission, 2)
     await link.answer(outcome)
     with pytest.raises(error):
         await asked
-    _assert_idle(admission, metrics)
+    assert_idle(admission, entry_metrics)

@@ -16,79 +16,16 @@ from bento_service.errors import ScorerDown, ScorerFailed
 from bento_service.pairs import Outcome, PairScore
 from bento_service.scorer_link import WARM_UP_CALLS, ScorerLink, ScorerStatus
 
-WARM = b"warm-up"
-SCORE = PairScore(0.5, Outcome.SCORED)
+pytestmark = pytest.mark.usefixtures("short_beats")
 
 
-class FakeClient:
-    """A Scorer that follows a script: an error is raised, an event waited for, a list is the answer; else it scores."""
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-        self.heart: Exception | None = None
-        self.heartbeats: asyncio.Queue[int] = asyncio.Queue()
-        self.script: list[Exception | asyncio.Event | list[bytes]] = []
-        self.calls: list[list[bytes]] = []
-        self.waits = asyncio.Event()
-
-    async def score(self, pairs: list[bytes]) -> list[bytes]:
-        """Follow the script."""
-        self.calls.append(pairs)
-        step = self.script.pop(0) if self.script else None
-        if isinstance(step, Exception):
-            raise step
-        if isinstance(step, list):
-            return step
-        if step:
-            self.waits.set()
-            await step.wait()
-        return [SCORE.pack()] * len(pairs)
-
-    async def heartbeat(self) -> ScorerStatus:
-        """Answer or fail."""
-        self.heartbeats.put_nowait(self.pid)
-        if self.heart:
-            raise self.heart
-        return ScorerStatus(self.pid, "cpu", "float32", "none", "as asked", "f" * 64, 256, 64, 100.0)
-
-
-@contextlib.asynccontextmanager
-async def _watched(client: FakeClient) -> AsyncIterator[tuple[ScorerLink, asyncio.Queue[bool]]]:
-    """Watch a client; the queue gets `up` at each change."""
-    link = ScorerLink(client, warm_up=WARM, silence_seconds=60.0)
-    changes: asyncio.Queue[bool] = asyncio.Queue()
-    link.on_change = lambda: changes.put_nowait(link.up)
-    link.start()
-    try:
-        yield link, changes
-    finally:
-        await link.stop()
-
-
-def _played(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run an async test, but not for ever."""
-
-    @functools.wraps(test)
-    def played(**fixtures: Any) -> None:
-        asyncio.run(asyncio.wait_for(test(**fixtures), 10))
-
-    return played
-
-
-@pytest.fixture(autouse=True)
-def _short_beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a second pass in a fiftieth."""
-    for name in ("HEARTBEAT_SECONDS", "PROCESS_CHECK_SECONDS", "_RETRY_SECONDS"):
-        monkeypatch.setattr(room, name, 0.02)
-
-
-@_played
+@played
 async def test_a_scorer_is_up_after_a_dozen_training_calls() -> None:
     """Only then does it get a caller's pairs, and its speed is known."""
     client = FakeClient()
     last = asyncio.Event()
     client.script = [*[[SCORE.pack()]] * (WARM_UP_CALLS - 1), last]
-    async with _watched(client) as (link, changes):
+    async with watched(client) as (link, changes):
         await client.waits.wait()
         assert not link.up
         with pytest.raises(ScorerDown):
@@ -100,20 +37,20 @@ async def test_a_scorer_is_up_after_a_dozen_training_calls() -> None:
         assert (link.batch_pairs, link.pairs_per_second, link.gone_seconds) == (64, 100.0, 0.0)
 
 
-@_played
+@played
 async def test_a_scorer_never_heard_of_has_no_speed() -> None:
     """And is not gone, because it has never been there."""
-    link = ScorerLink(FakeClient(), warm_up=WARM, silence_seconds=1)
+    link = ScorerLink(FakeClient(), warm_up=WARM, silence_seconds=1, hang_seconds=1)
     assert (link.up, link.batch_pairs, link.pairs_per_second, link.gone_seconds) == (False, 1, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("error", [ConnectionError(), RuntimeError("500"), TimeoutError(), ValueError()], ids=repr)
-@_played
+@played
 async def test_the_watch_survives_whatever_a_heartbeat_raises(error: Exception) -> None:
     """It comes up as soon as the heartbeat answers."""
     client = FakeClient()
     client.heart = error
-    async with _watched(client) as (link, changes):
+    async with watched(client) as (link, changes):
         for _ in range(3):
             await client.heartbeats.get()
         assert not link.up
@@ -121,21 +58,21 @@ async def test_the_watch_survives_whatever_a_heartbeat_raises(error: Exception) 
         assert await changes.get() is True
 
 
-@_played
+@played
 async def test_training_that_fails_begins_anew() -> None:
     """A Scorer that cannot score is not up."""
     client = FakeClient()
     client.script = [[SCORE.pack()], RuntimeError("500")]
-    async with _watched(client) as (_, changes):
+    async with watched(client) as (_, changes):
         assert await changes.get() is True
         assert len(client.calls) == 2 + WARM_UP_CALLS
 
 
-@_played
+@played
 async def test_a_call_is_repeated_once_on_a_broken_connection() -> None:
     """Scoring again gives the same."""
     client = FakeClient()
-    async with _watched(client) as (link, changes):
+    async with watched(client) as (link, changes):
         await changes.get()
         client.calls.clear()
         client.script = [ConnectionResetError()]
@@ -143,11 +80,11 @@ async def test_a_call_is_repeated_once_on_a_broken_connection() -> None:
         assert client.calls == [[b"a"], [b"a"]]
 
 
-@_played
+@played
 async def test_a_connection_that_breaks_twice_is_an_answer() -> None:
     """No third try; the Scorer still counts as up, since its process runs."""
     client = FakeClient()
-    async with _watched(client) as (link, changes):
+    async with watched(client) as (link, changes):
         await changes.get()
         client.calls.clear()
         client.script = [ConnectionResetError(), ConnectionResetError()]
@@ -158,22 +95,22 @@ async def test_a_connection_that_breaks_twice_is_an_answer() -> None:
 
 
 @pytest.mark.parametrize("answers", [[], [SCORE.pack()], [SCORE.pack()] * 3])
-@_played
+@played
 async def test_another_number_of_answers_is_a_failure(answers: list[bytes]) -> None:
     """Scores must not slip to other documents."""
     client = FakeClient()
-    async with _watched(client) as (link, changes):
+    async with watched(client) as (link, changes):
         await changes.get()
         client.script = [answers]
         with pytest.raises(ScorerFailed):
             await link.score([b"a", b"b"])
 
 
-@_played
+@played
 async def test_an_error_of_the_scorer_is_told_without_its_words() -> None:
     """They are in the log, and the Scorer stays up."""
     client = FakeClient()
-    async with _watched(client) as (link, changes):
+    async with watched(client) as (link, changes):
         await changes.get()
         client.script = [RuntimeError("xyzzy")]
         with pytest.raises(ScorerFailed) as caught:
@@ -182,11 +119,11 @@ async def test_an_error_of_the_scorer_is_told_without_its_words() -> None:
         assert await link.score([b"a"]) == [SCORE]
 
 
-@_played
+@played
 async def test_starting_and_stopping_twice_is_once() -> None:
     """And nothing runs on."""
     before = asyncio.all_tasks()
-    async with _watched(FakeClient()) as (link, changes):
+    async with watched(FakeClient()) as (link, changes):
         started = asyncio.all_tasks()
         link.start()
         assert before < asyncio.all_tasks() == started

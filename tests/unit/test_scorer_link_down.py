@@ -17,84 +17,15 @@ from bento_service.errors import ScorerDown
 from bento_service.pairs import Outcome, PairScore
 from bento_service.scorer_link import WARM_UP_CALLS, ScorerLink, ScorerStatus
 
-WARM = b"warm-up"
-SCORE = PairScore(0.5, Outcome.SCORED)
+pytestmark = pytest.mark.usefixtures("short_beats")
 
 
-class FakeClient:
-    """A Scorer that follows a script: an error is raised, a future waited for; else it scores."""
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-        self.silent = False
-        self.heartbeats: asyncio.Queue[int] = asyncio.Queue()
-        self.script: list[Exception | asyncio.Future[None]] = []
-        self.calls: list[list[bytes]] = []
-        self.waits = asyncio.Event()
-
-    async def score(self, pairs: list[bytes]) -> list[bytes]:
-        """Follow the script."""
-        self.calls.append(pairs)
-        step = self.script.pop(0) if self.script else None
-        if isinstance(step, Exception):
-            raise step
-        if step:
-            self.waits.set()
-            await step
-        return [SCORE.pack()] * len(pairs)
-
-    async def heartbeat(self) -> ScorerStatus:
-        """Answer or stay silent."""
-        self.heartbeats.put_nowait(self.pid)
-        if self.silent:
-            await asyncio.Event().wait()
-        return ScorerStatus(self.pid, "cpu", "float32", "none", "as asked", "f" * 64, 256, 64, 100.0)
-
-
-@contextlib.asynccontextmanager
-async def _watched(client: FakeClient, *, silence_seconds: float = 60.0) -> AsyncIterator[tuple[ScorerLink, asyncio.Queue[bool]]]:
-    """Watch a client; the queue gets `up` at each change."""
-    link = ScorerLink(client, warm_up=WARM, silence_seconds=silence_seconds)
-    changes: asyncio.Queue[bool] = asyncio.Queue()
-    link.on_change = lambda: changes.put_nowait(link.up)
-    link.start()
-    try:
-        yield link, changes
-    finally:
-        await link.stop()
-
-
-def _played(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run an async test, but not for ever."""
-
-    @functools.wraps(test)
-    def played(**fixtures: Any) -> None:
-        asyncio.run(asyncio.wait_for(test(**fixtures), 10))
-
-    return played
-
-
-@pytest.fixture(autouse=True)
-def _short_beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a second pass in a fiftieth."""
-    for name in ("HEARTBEAT_SECONDS", "PROCESS_CHECK_SECONDS", "_RETRY_SECONDS"):
-        monkeypatch.setattr(room, name, 0.02)
-
-
-@pytest.fixture
-def process() -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process that does nothing, in the place of a Scorer's."""
-    with subprocess.Popen(["sleep", "60"]) as process:
-        yield process
-        process.kill()
-
-
-@_played
+@played
 async def test_a_killed_scorer_s_callers_are_told_at_once(process: subprocess.Popen[bytes]) -> None:
     """A zombie, too, is gone; nobody waits for an answer that cannot come."""
     client = FakeClient()
     client.pid = process.pid
-    async with _watched(client) as (link, changes):
+    async with watched(client) as (link, changes):
         assert await changes.get() is True
         client.script = [call := asyncio.get_running_loop().create_future()]
         asked = asyncio.create_task(link.score([b"a"]))
@@ -108,7 +39,7 @@ async def test_a_killed_scorer_s_callers_are_told_at_once(process: subprocess.Po
         assert link.gone_seconds > 0
 
 
-@_played
+@played
 async def test_a_broken_connection_to_an_ended_process_is_not_tried_again(
     process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,7 +47,7 @@ async def test_a_broken_connection_to_an_ended_process_is_not_tried_again(
     monkeypatch.setattr(room, "PROCESS_CHECK_SECONDS", 60)
     client = FakeClient()
     client.pid = process.pid
-    async with _watched(client) as (link, changes):
+    async with watched(client) as (link, changes):
         assert await changes.get() is True
         client.silent = True
         process.kill()
@@ -127,11 +58,11 @@ async def test_a_broken_connection_to_an_ended_process_is_not_tried_again(
         assert (changes.get_nowait(), link.up, client.calls[WARM_UP_CALLS:]) == (False, False, [[b"a"]])
 
 
-@_played
+@played
 async def test_a_hung_scorer_is_down_after_its_silence_and_up_when_it_speaks() -> None:
     """Its process runs, but its callers are told; back again it is trained again."""
     client = FakeClient()
-    async with _watched(client, silence_seconds=0.1) as (link, changes):
+    async with watched(client, silence_seconds=0.1) as (link, changes):
         assert await changes.get() is True
         client.script = [call := asyncio.get_running_loop().create_future()]
         asked = asyncio.create_task(link.score([b"a"]))
@@ -149,11 +80,11 @@ async def test_a_hung_scorer_is_down_after_its_silence_and_up_when_it_speaks() -
         assert link.gone_seconds == 0
 
 
-@_played
+@played
 async def test_a_few_missed_heartbeats_are_forgiven() -> None:
     """A long forward pass may be in their way."""
     client = FakeClient()
-    async with _watched(client) as (link, changes):
+    async with watched(client) as (link, changes):
         await changes.get()
         client.silent = True
         for _ in range(client.heartbeats.qsize() + 4):
@@ -161,11 +92,11 @@ async def test_a_few_missed_heartbeats_are_forgiven() -> None:
         assert await link.score([b"a"]) == [SCORE]
 
 
-@_played
+@played
 async def test_a_new_process_is_trained_before_it_is_up(process: subprocess.Popen[bytes]) -> None:
     """Callers of the old one are told."""
     client = FakeClient()
-    async with _watched(client) as (link, changes):
+    async with watched(client) as (link, changes):
         await changes.get()
         client.script = [call := asyncio.get_running_loop().create_future()]
         asked = asyncio.create_task(link.score([b"a"]))
@@ -182,11 +113,11 @@ async def test_a_new_process_is_trained_before_it_is_up(process: subprocess.Pope
 
 
 @pytest.mark.parametrize("goes_down", [False, True])
-@_played
+@played
 async def test_a_cancelled_caller_stays_cancelled(goes_down: bool) -> None:
     """Also when the Scorer goes down in the same moment; its call is dropped."""
     client = FakeClient()
-    async with _watched(client) as (link, changes):
+    async with watched(client) as (link, changes):
         await changes.get()
         client.script = [call := asyncio.get_running_loop().create_future()]
         asked = asyncio.create_task(link.score([b"a"]))

@@ -36,23 +36,6 @@ def reference(builtin_folder: Path) -> Tokenizer:
     return tokenizer
 
 
-@pytest.fixture
-def make(builtin_folder: Path) -> Iterator[Make]:
-    """Offer tokenizers of the built-in model, of either kind; end their threads."""
-    with contextlib.ExitStack() as stack:
-
-        def tokenizer(kind: str = "bi-encoder", *, max_length: int = WINDOW, workers: int = 1, **info: Any) -> PairTokenizer:
-            known = {"source": "s", "revision": "r", "licence": None, "architecture": "BertModel", "dtype": "float32"}
-            known |= {"quantization": "none", "quantization_effective": "none", "activation": "sigmoid", "max_length": "512"}
-            given: dict[str, Any] = {"uses_token_types": True, "golden": [], "source_sha256": {}, "files_sha256": {}, **info}
-            model = ModelInfo.model_validate({**known, **given, "library_versions": {}, "kind": kind})
-            made = PairTokenizer(builtin_folder / "tokenizer.json", model, max_length=max_length, workers=workers)
-            stack.callback(made.close)
-            return made
-
-        yield tokenizer
-
-
 def _encode(tokenizer: PairTokenizer, query: str, documents: Sequence[str], limit: int | None = None) -> list[TokenizedPair]:
     return tokenizer.encode_now(query, documents, limit, 12.5, 7)
 
@@ -63,11 +46,11 @@ def _texts(seed: int, count: int, most: int) -> list[str]:
 
 
 @pytest.mark.parametrize("window", [64, 512])
-def test_a_cross_encoder_s_pairs_are_those_of_transformers(make: Make, builtin_folder: Path, window: int) -> None:
+def test_a_cross_encoder_s_pairs_are_those_of_transformers(make_tokenizer: Make, builtin_folder: Path, window: int) -> None:
     """Ids and type ids of the pair encoding with truncation="only_second"."""
     documents = [*_texts(1, 30, 400), "", " ", "\0", "x" * 300, WORDS[0]]
     query = "which river crosses naïve 中文?"
-    pairs = _encode(make("cross-encoder", max_length=window), query, documents)
+    pairs = _encode(make_tokenizer("cross-encoder", max_length=window), query, documents)
     transformers = AutoTokenizer.from_pretrained(str(builtin_folder))
     queries = [query] * len(documents)
     expected = transformers(queries, documents, truncation="only_second", max_length=window, return_token_type_ids=True)
@@ -82,18 +65,18 @@ def test_a_cross_encoder_s_pairs_are_those_of_transformers(make: Make, builtin_f
     assert {pair.truncated for pair in pairs} == {True, False}
 
 
-def test_a_model_without_token_types_gets_none(make: Make) -> None:
+def test_a_model_without_token_types_gets_none(make_tokenizer: Make) -> None:
     """They would be bytes on the way for nothing."""
-    [pair] = _encode(make("cross-encoder", uses_token_types=False), "q", ["d"])
+    [pair] = _encode(make_tokenizer("cross-encoder", uses_token_types=False), "q", ["d"])
     assert pair.tokens.type_ids is None
 
 
-def test_a_bi_encoder_s_texts_are_two_sequences(make: Make, reference: Tokenizer) -> None:
+def test_a_bi_encoder_s_texts_are_two_sequences(make_tokenizer: Make, reference: Tokenizer) -> None:
     """The query's first, each with its special tokens and a window of its own."""
     documents = [*_texts(2, 20, 400), ""]
     query = "which river"
     query_ids = reference.encode(query).ids
-    for text, pair in zip(documents, _encode(make(), query, documents), strict=True):
+    for text, pair in zip(documents, _encode(make_tokenizer(), query, documents), strict=True):
         body = reference.encode(text, add_special_tokens=False).ids
         ids = pair.tokens.ids.tolist()
         assert ids[: pair.tokens.split] == query_ids
@@ -102,41 +85,41 @@ def test_a_bi_encoder_s_texts_are_two_sequences(make: Make, reference: Tokenizer
         assert pair.token_count == len(ids)
 
 
-def test_prompts_of_a_bi_encoder_stand_before_its_texts(make: Make, reference: Tokenizer) -> None:
+def test_prompts_of_a_bi_encoder_stand_before_its_texts(make_tokenizer: Make, reference: Tokenizer) -> None:
     """Each side has its own."""
-    [pair] = _encode(make(query_prompt="query: ", document_prompt="passage: "), "a", ["b"])
+    [pair] = _encode(make_tokenizer(query_prompt="query: ", document_prompt="passage: "), "a", ["b"])
     assert pair.tokens.ids.tolist() == reference.encode("query: a").ids + reference.encode("passage: b").ids
 
 
-def test_deadline_and_request_travel_with_every_pair(make: Make) -> None:
+def test_deadline_and_request_travel_with_every_pair(make_tokenizer: Make) -> None:
     """The Scorer drops late ones and tells requests apart."""
     for kind in ("cross-encoder", "bi-encoder"):
-        pairs = _encode(make(kind), "q", ["a", "b"])
+        pairs = _encode(make_tokenizer(kind), "q", ["a", "b"])
         assert [(pair.tokens.deadline, pair.tokens.request) for pair in pairs] == [(12.5, 7)] * 2
 
 
 @pytest.mark.parametrize(("kind", "most"), [("cross-encoder", WINDOW - 4), ("bi-encoder", WINDOW - 2)])
-def test_the_flag_turns_at_the_first_token_that_is_lost(make: Make, kind: str, most: int) -> None:
+def test_the_flag_turns_at_the_first_token_that_is_lost(make_tokenizer: Make, kind: str, most: int) -> None:
     """A document that just fits is whole."""
-    fits, over = _encode(make(kind), "q", ["sea " * most, "sea " * (most + 1)])
+    fits, over = _encode(make_tokenizer(kind), "q", ["sea " * most, "sea " * (most + 1)])
     assert (fits.truncated, over.truncated) == (False, True)
     assert fits.tokens.ids.tolist() == over.tokens.ids.tolist()
 
 
 @pytest.mark.parametrize("kind", ["cross-encoder", "bi-encoder"])
 @pytest.mark.parametrize(("limit", "kept"), [(1, 1), (3, 3), (5, 5), (6, 5), (10**30, 5), (None, 5)])
-def test_max_tokens_per_doc_counts_the_document_s_own_tokens(make: Make, kind: str, limit: int | None, kept: int) -> None:
+def test_max_tokens_per_doc_counts_the_document_s_own_tokens(make_tokenizer: Make, kind: str, limit: int | None, kept: int) -> None:
     """Without special tokens; more than there are changes nothing."""
-    [pair] = _encode(make(kind), "q", ["one two three four five"], limit)
-    [empty] = _encode(make(kind), "q", [""])
+    [pair] = _encode(make_tokenizer(kind), "q", ["one two three four five"], limit)
+    [empty] = _encode(make_tokenizer(kind), "q", [""])
     assert pair.token_count - empty.token_count == kept
     assert pair.truncated == (kept < 5)
 
 
 @pytest.mark.parametrize(("kind", "most"), [("cross-encoder", 192), ("bi-encoder", 254)])
-def test_a_query_is_refused_rather_than_cut(make: Make, kind: str, most: int) -> None:
+def test_a_query_is_refused_rather_than_cut(make_tokenizer: Make, kind: str, most: int) -> None:
     """Beyond three quarters of a pair's window, or its own window; the message holds no text."""
-    tokenizer = make(kind)
+    tokenizer = make_tokenizer(kind)
     [pair] = _encode(tokenizer, "sea " * most, ["river"])
     assert pair.tokens.ids.tolist().count(pair.tokens.ids[1]) == most
     for count in (most + 1, 50_000):
@@ -160,18 +143,18 @@ def test_a_query_is_refused_rather_than_cut(make: Make, kind: str, most: int) ->
     ],
     ids=lambda text: f"{text[:3]!r}, {len(text)} characters",
 )
-def test_reading_no_more_than_needed_gives_the_ids_of_the_whole(make: Make, reference: Tokenizer, text: str) -> None:
+def test_reading_no_more_than_needed_gives_the_ids_of_the_whole(make_tokenizer: Make, reference: Tokenizer, text: str) -> None:
     """Whatever stands where a long document is cut before tokenising."""
     body = reference.encode(text, add_special_tokens=False).ids
-    [pair] = _encode(make(), "q", [text])
+    [pair] = _encode(make_tokenizer(), "q", [text])
     assert pair.tokens.ids[pair.tokens.split :].tolist() == [CLS, *body[: WINDOW - 2], SEP]
     assert pair.truncated == (len(body) > WINDOW - 2)
 
 
-def test_ten_megabytes_cost_no_more_than_what_is_read_of_them(make: Make) -> None:
+def test_ten_megabytes_cost_no_more_than_what_is_read_of_them(make_tokenizer: Make) -> None:
     """Tokenised whole they would take ten seconds."""
     text = " ".join(_texts(4, 1, 20_000))
-    tokenizer = make("cross-encoder")
+    tokenizer = make_tokenizer("cross-encoder")
     start = time.perf_counter()
     [huge] = _encode(tokenizer, "q", [text * (10_000_000 // len(text) + 1)])
     assert time.perf_counter() - start < 1
@@ -180,18 +163,18 @@ def test_ten_megabytes_cost_no_more_than_what_is_read_of_them(make: Make) -> Non
     assert huge.truncated
 
 
-def test_threads_keep_the_order_of_documents(make: Make) -> None:
+def test_threads_keep_the_order_of_documents(make_tokenizer: Make) -> None:
     """Also where they do not divide evenly."""
-    tokenizer = make(workers=3)
+    tokenizer = make_tokenizer(workers=3)
     for count in (1, 2, 3, 7, 100):
         texts = [f"{text} {number}" for number, text in enumerate(_texts(5, count, 20))]
         made = asyncio.run(tokenizer.encode("q", texts, max_tokens_per_doc=None, deadline=12.5, request=7))
         assert [pair.tokens.pack() for pair in made] == [pair.tokens.pack() for pair in _encode(tokenizer, "q", texts)]
 
 
-def test_closing_twice_is_closing(make: Make) -> None:
+def test_closing_twice_is_closing(make_tokenizer: Make) -> None:
     """Afterwards nothing is encoded any more."""
-    tokenizer = make()
+    tokenizer = make_tokenizer()
     tokenizer.close()
     tokenizer.close()
     with pytest.raises(RuntimeError, match="shutdown"):

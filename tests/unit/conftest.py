@@ -1,0 +1,61 @@
+"""Fixtures of several unit tests."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from parts import make_info
+from prometheus_client import REGISTRY
+
+from bento_service import scorer_link
+from bento_service.metrics import EntryMetrics
+from bento_service.tokenizer import PairTokenizer
+
+
+@pytest.fixture
+def entry_metrics() -> Iterator[EntryMetrics]:
+    """Make metrics in a registry that no other test sees."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(REGISTRY, "_collector_to_names", {})
+        patch.setattr(REGISTRY, "_names_to_collectors", {})
+        yield EntryMetrics()
+
+
+@pytest.fixture
+def make_tokenizer(builtin_folder: Path) -> Iterator[Callable[..., PairTokenizer]]:
+    """Offer tokenizers of the built-in model, of either kind; end their threads."""
+    with contextlib.ExitStack() as stack:
+
+        def make(
+            kind: str = "bi-encoder",
+            *,
+            max_length: int = 256,
+            workers: int = 1,
+            room: type[PairTokenizer] = PairTokenizer,
+            **info: Any,
+        ) -> PairTokenizer:
+            made = room(builtin_folder / "tokenizer.json", make_info(kind, **info), max_length=max_length, workers=workers)
+            stack.callback(made.close)
+            return made
+
+        yield make
+
+
+@pytest.fixture
+def short_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a second of the watch over a Scorer pass in a fiftieth."""
+    for name in ("HEARTBEAT_SECONDS", "PROCESS_CHECK_SECONDS", "_RETRY_SECONDS"):
+        monkeypatch.setattr(scorer_link, name, 0.02)
+
+
+@pytest.fixture
+def process() -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process that does nothing, in the place of a Scorer's."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process
+        process.kill()
