@@ -88,6 +88,8 @@ def scorer_service(index: int) -> Any:
         runner_connection={"max_requests": _NEVER, "max_age": float(_NEVER)},
         metrics={"enabled": False},
         logging={"access": {"enabled": False}},
+        # Threads spin for microseconds, not milliseconds, before they sleep: beside a busy core that is three times the speed (ADR 4).
+        envs=[{"name": "GOMP_SPINCOUNT", "value": "3000"}],
     )(Scorer)
 
 

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import time
-from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, cast
 
 import pytest
-from prometheus_client import REGISTRY
+from parts import FakeLink, ask, assert_idle, make_admission, played
 
-from bento_service.admission import Admission
 from bento_service.errors import DeadlinePassed, QueueFull, RequestError, ScorerDown, ScorerFailed
 from bento_service.metrics import EntryMetrics
-from bento_service.pairs import Outcome, PairScore
 
 
 @pytest.mark.parametrize(
@@ -43,7 +38,9 @@ async def test_a_full_queue_turns_a_request_away_and_tells_when_to_come_back(
 @pytest.mark.parametrize("count", [32, 320])
 @pytest.mark.parametrize("seconds", [None, 0.05], ids=["cancelled", "out of time"])
 @played
-async def test_what_waits_of_an_abandoned_request_is_never_sent(entry_metrics: EntryMetrics, seconds: float | None, count: int) -> None:
+async def test_what_waits_of_an_abandoned_request_is_never_sent(
+    entry_metrics: EntryMetrics, seconds: float | None, count: int
+) -> None:
     """Its call under way keeps its place until it ends; then the next request's call comes."""
     link = FakeLink()
     admission = make_admission(entry_metrics, link)

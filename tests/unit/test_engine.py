@@ -171,10 +171,3 @@ def test_a_failed_row_fails_just_the_pairs_that_need_it() -> None:
     scores, _ = _score(engine, blobs)
     assert [score.outcome for score in scores] == [Outcome.SCORED, Outcome.FAILED, Outcome.SCORED, Outcome.FAILED]
     assert (scores[0].raw, scores[2].raw) == (3.0, 4.0)
-
-
-def test_an_error_that_is_not_about_memory_is_not_swallowed() -> None:
-    """Halving would not help it."""
-    engine = ScoringEngine(FakeEncoder(memory_tokens=0, error="shapes cannot be multiplied"), device=CPU)
-    with pytest.raises(RuntimeError, match="shapes"):
-        engine.score([_blob(1)])

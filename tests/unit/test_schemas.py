@@ -110,7 +110,7 @@ def test_deep_nesting_beside_a_lone_surrogate_is_read_or_refused(depth: int) -> 
     ],
 )
 def test_whatever_id_is_accepted_can_be_echoed(value: str) -> None:
-    """An id is any JSON value, so what the answer cannot hold must be refused on the way in."""
+    """What the answer cannot hold must be refused on the way in."""
     body = f'{{"query": "q", "documents": [{{"text": "a", "id": {value}}}]}}'.encode()
     try:
         [document] = read_object_request(parse_json(body), max_documents=1, return_documents=False).documents
@@ -170,7 +170,17 @@ def test_a_document_without_text_is_refused_by_its_index(item: Any) -> None:
     assert PRIVATE not in caught.value.message
 
 
-@pytest.mark.parametrize("given", [7, "id", None, 0, "", {"a": [1]}, False])
+@pytest.mark.parametrize("given", [7, "id", None, 0, "", 1.5, -0.0, 10**30, True, False])
 def test_an_id_is_kept_as_it_came(given: Any) -> None:
     """Null is an id too; only an absent one is none."""
     assert _read(documents=[{"text": "a", "id": given}]).documents == [Document("a", given, has_id=True)]
+
+
+@pytest.mark.parametrize("value", ["1e999", "-1e999", "[]", '["xyzzy"]', "{}", '{"xyzzy": 1}', "[" * 300 + "]" * 300])
+def test_an_id_that_is_no_plain_value_is_refused_by_its_document(value: str) -> None:
+    """Lists, objects and infinity; the message names the index, never the id."""
+    body = f'{{"query": "q", "documents": ["a", {{"text": "b", "id": {value}}}]}}'.encode()
+    with pytest.raises(InvalidRequest, match="document 1 has an id") as caught:
+        read_object_request(parse_json(body), max_documents=2, return_documents=False)
+    assert (caught.value.status, caught.value.param) == (400, "documents")
+    assert PRIVATE not in caught.value.message

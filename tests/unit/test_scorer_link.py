@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
-import os
-from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any
 
 import pytest
+from link_parts import SCORE, WARM, FakeClient, watched
+from parts import played
 
-from bento_service import scorer_link as room
 from bento_service.errors import ScorerDown, ScorerFailed
-from bento_service.pairs import Outcome, PairScore
-from bento_service.scorer_link import WARM_UP_CALLS, ScorerLink, ScorerStatus
+from bento_service.scorer_link import WARM_UP_CALLS, ScorerLink
 
 pytestmark = pytest.mark.usefixtures("short_beats")
 

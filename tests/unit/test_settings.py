@@ -120,6 +120,31 @@ def test_a_variable_like_no_other_points_to_the_readme(monkeypatch: pytest.Monke
         load_settings()
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "RERANKER_SERVICE_HOST",
+        "RERANKER_SERVICE_PORT",
+        "RERANKER_SERVICE_PORT_HTTP",
+        "RERANKER_PORT",
+        "RERANKER_PORT_3000_TCP",
+        "RERANKER_PORT_3000_TCP_ADDR",
+    ],
+)
+def test_what_kubernetes_sets_for_a_service_called_reranker_is_ignored(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Every pod in the namespace gets it, and nobody there can unset it."""
+    monkeypatch.setenv(name, "tcp://10.0.0.1:3000")
+    assert load_settings() == Settings()
+
+
+@pytest.mark.parametrize("name", ["RERANKER_PORTS", "RERANKER_SERVICE", "RERANKER_SERVICE_NAME", "RERANKER_MY_PORT"])
+def test_what_only_looks_like_kubernetes_stops_the_start(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The exception is as narrow as its reason."""
+    monkeypatch.setenv(name, "3000")
+    with pytest.raises(SettingsError, match=f"^{name} is not a setting"):
+        load_settings()
+
+
 @pytest.mark.parametrize("name", ["RERANKER_WORKERS", "RERANKER_NONSENSE", "REDIS_URL"])
 def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Compose files pass empty strings for what nobody set."""
