@@ -85,6 +85,9 @@ class Admission:
 
     def wake(self) -> None:
         """Look at the turns again: a Scorer came or went."""
+        # A Scorer that is down keeps up with the count, or it would get every tie when it is back.
+        least = min((sent for link, sent in self._sent_pairs.items() if link.up), default=0)
+        self._sent_pairs = {link: sent if link.up else max(sent, least) for link, sent in self._sent_pairs.items()}
         if not any(link.up for link in self._links):
             for _, turn in self._turns:
                 if not turn.done():

@@ -173,6 +173,7 @@ class ScorerLink:
             try:
                 await self._train(status)
             except (ConnectionError, TimeoutError):
+                await asyncio.sleep(_RETRY_SECONDS)
                 return  # it died or hangs; the next heartbeat meets it again or its successor
         self._last_heard = time.monotonic()
         self.status = status
@@ -188,9 +189,9 @@ class ScorerLink:
         """Let the dispatcher of a new Scorer learn on calls that nobody waits for."""
         async with asyncio.timeout(_WARM_UP_TIMEOUT_SECONDS):
             for _ in range(WARM_UP_CALLS):
+                await self._client.score([self._warm_up])
                 if not _process_runs(status):
                     raise ConnectionError("the Scorer ended while it was warmed up")
-                await self._client.score([self._warm_up])
 
     async def _look_at_process(self) -> None:
         if self.up and not _process_runs(self.status):

@@ -67,10 +67,18 @@ class ScoringEngine:
         return time.monotonic() - begun if begun else 0.0
 
     def score(self, blobs: Sequence[bytes]) -> tuple[list[bytes], Tally]:
-        """Score packed pairs; one packed score for each, in order."""
-        pairs = [TokenPair.unpack(blob) for blob in blobs]
+        """Score packed pairs; one packed score for each, in order. Raises DeviceLost."""
+        self._begun = time.monotonic()
+        try:
+            return self._score([TokenPair.unpack(blob) for blob in blobs], self._begun)
+        except torch.AcceleratorError as error:
+            # CUDA tells of a failed pass when its outputs are read, if not before.
+            raise DeviceLost("the GPU failed; this model worker ends and is started again") from error
+        finally:
+            self._begun = None
+
+    def _score(self, pairs: Sequence[TokenPair], now: float) -> tuple[list[bytes], Tally]:
         tally = Tally(pairs=len(pairs))
-        now = self._begun = time.monotonic()
         timely = [number for number, pair in enumerate(pairs) if pair.deadline > now]
         tally.late_pairs = len(pairs) - len(timely)
         scores = [PairScore(0.0, Outcome.LATE)] * len(pairs)
@@ -84,7 +92,6 @@ class ScoringEngine:
                 scores[number] = PairScore(value, Outcome.SCORED) if finite else PairScore(0.0, Outcome.FAILED)
             self._learn(len(timely), time.monotonic() - now)
             tally.forward_seconds = time.monotonic() - now
-        self._begun = None
         self._grow_again(tally)
         return [score.pack() for score in scores], tally
 
@@ -131,10 +138,10 @@ class ScoringEngine:
         longest = max(len(row.ids) for row in chosen)
         try:
             output = self._encoder.forward(chosen)
-        except torch.AcceleratorError as error:
-            raise DeviceLost("the GPU failed; this model worker ends and is started again") from error
         except Exception as error:
             memory = _out_of_memory(error)
+            if isinstance(error, torch.AcceleratorError) and not memory:
+                raise
             if not memory and len(batch) == 1:
                 logger.exception("a pair could not be scored")
         else:

@@ -184,7 +184,6 @@ def _raise(error: Exception) -> None:
     raise error
 
 
-@pytest.mark.xfail(strict=True, reason="busy_seconds runs on after an error outside a pass")
 def test_an_engine_that_raised_is_not_busy() -> None:
     """Or its Scorer would count as hung for ever: nobody sends it the batch that would end that."""
     encoder = FakeEncoder(lambda _: None)
@@ -195,7 +194,6 @@ def test_an_engine_that_raised_is_not_busy() -> None:
     assert engine.busy_seconds == 0
 
 
-@pytest.mark.xfail(strict=True, reason="only what forward() itself raises becomes DeviceLost")
 def test_a_device_that_is_lost_after_the_launch_is_told_as_such() -> None:
     """CUDA reports a failed pass where its result is fetched."""
     encoder = FakeEncoder(lambda _: None)
