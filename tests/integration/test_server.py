@@ -82,6 +82,20 @@ def test_one_bad_request_harms_none_of_its_neighbours(server: Server) -> None:
             assert statuses == [httpx.codes.OK] * 15
 
 
+def test_ten_megabytes_of_nothing_keep_nobody_waiting(server: Server) -> None:
+    """A valid request whose tokenising would take seconds, beside small ones."""
+    with ThreadPoolExecutor(4) as pool:
+        big = [pool.submit(server.post, query="q", documents=[text * 10_000_000, "d"]) for text in " a"]
+        small = [pool.submit(server.post, query=f"small {number}", documents=["d"]) for number in range(20)]
+        for answer in (future.result() for future in big):
+            assert answer.status_code == httpx.codes.OK
+            assert answer.json()["meta"]["truncated_documents"] == [0]
+        assert {future.result().status_code for future in small} == {httpx.codes.OK}
+        tokenising = [answer.result().json()["took_ms"] for answer in big]
+    print(f"10 MB documents took {tokenising} ms")
+    assert max(tokenising) < 3000  # five to ten times what it takes; tokenising it whole takes longer than that
+
+
 def server_post(server: Server, body: bytes) -> int:
     """POST raw bytes."""
     return httpx.post(server.url + "/rerank", content=body, headers={"content-type": "application/json"}, timeout=60).status_code
