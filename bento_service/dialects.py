@@ -22,13 +22,13 @@ _DOCUMENTS_PER_SEARCH_UNIT = 100  # as Cohere counts
 class Dialect:
     """An object dialect; they differ in little.
 
-    api_version: Cohere's number in meta · return_documents: the default · seed_fields: `score` and `rank` beside `relevance_score`.
+    api_version: Cohere's number in meta · return_documents: the default · short_fields: `score` and `rank` beside `relevance_score`.
     """
 
     name: str
     api_version: str
     return_documents: bool
-    seed_fields: bool
+    short_fields: bool
 
     def read(self, fields: dict[str, Any], *, max_documents: int) -> RerankQuery:
         """Translate a request in; raises InvalidRequest."""
@@ -40,7 +40,7 @@ class Dialect:
         for ranked in result.ranked:
             document = query.documents[ranked.index]
             item: dict[str, Any] = {"index": ranked.index, "relevance_score": ranked.score}
-            if self.seed_fields:
+            if self.short_fields:
                 item |= {"score": ranked.score, "rank": ranked.rank}
             if document.has_id:
                 item["id"] = document.id
@@ -67,8 +67,8 @@ class Dialect:
         }
 
 
-NATIVE = Dialect("native", api_version="2", return_documents=True, seed_fields=True)
-COHERE_V2 = Dialect("cohere_v2", api_version="2", return_documents=False, seed_fields=False)
+NATIVE = Dialect("native", api_version="2", return_documents=True, short_fields=True)
+COHERE_V2 = Dialect("cohere_v2", api_version="2", return_documents=False, short_fields=False)
 
 
 def error_body(error: RequestError) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What GET /health says: the seeds' names, summed over all worker processes."""
+"""What GET /health says: one report, summed over all worker processes."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Health:
 
 
 def _requests(samples: Samples) -> dict[str, Any]:
-    """The seeds' requests block, over the rerank routes."""
+    """Requests of the rerank routes."""
     statuses: dict[str, float] = {}
     seconds = 0.0
     for (name, labels), value in samples.items():
@@ -108,7 +108,7 @@ def _requests(samples: Samples) -> dict[str, Any]:
 
 
 def _batches(samples: Samples, *, enabled: bool) -> dict[str, Any]:
-    """The seeds' micro_batcher block; avg_batch_size counts pairs in a Scorer batch."""
+    """What the Scorers did in batches; avg_batch_size counts pairs in a Scorer batch."""
     count = samples.get(("reranker_batch_pairs_count", ()), 0.0)
     pairs = samples.get(("reranker_batch_pairs_sum", ()), 0.0)
     calls = sum(value for (name, _), value in samples.items() if name == "reranker_scorer_calls_total")

@@ -37,7 +37,7 @@ def test_identical_documents_are_scored_once(client: TestClient, scorer: FakeSco
 
 
 def test_the_answer_holds_every_field_that_clients_read(client: TestClient) -> None:
-    """WIRE.md's object answer."""
+    """The object answer of every dialect."""
     answer = client.post("/v2/rerank", json={"query": "q", "documents": ["a", "b"], "model": "m"}).json()
     assert answer["object"] == "rerank"
     assert answer["id"].startswith("rerank-")
@@ -161,8 +161,8 @@ def test_metrics_are_counted_by_route_and_not_by_path(client: TestClient) -> Non
     assert "unknown-" not in text
 
 
-def test_health_speaks_the_seeds_names(client: TestClient, builtin_tag: str) -> None:
-    """Every block of WIRE.md is there."""
+def test_health_has_every_block(client: TestClient, builtin_tag: str) -> None:
+    """Monitoring reads them by name."""
     answer = client.get("/health")
     report = answer.json()
     assert answer.status_code == 200

@@ -64,7 +64,7 @@ BAD_BODIES = [
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize(("body", "code"), BAD_BODIES)
 def test_a_bad_body_is_a_400_that_names_the_fault(client: TestClient, route: str, body: str | bytes, code: str) -> None:
-    """WIRE.md's first row, on each object route."""
+    """On each object route."""
     answer = client.post(route, content=body, headers=JSON)
     assert answer.status_code == 400
     assert_error(answer.json(), code)

@@ -12,7 +12,8 @@ from servers import REPOSITORY
 
 def make(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
     """Run make in this environment, which is there already."""
-    environment = os.environ | {"BENTOML_HOME": str(home)}
+    outer = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL"}  # of the make that runs the tests
+    environment = {name: value for name, value in os.environ.items() if name not in outer} | {"BENTOML_HOME": str(home)}
     command = ["make", "-o", "setup", f"VENV={Path(sys.executable).parent.parent}", *arguments]
     return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120, check=False)
 

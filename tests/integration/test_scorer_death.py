@@ -110,7 +110,7 @@ def test_two_scorers_share_the_load_and_one_can_die(builtin_tag: str) -> None:
         lines = server.get("/metrics").text.splitlines()
         calls = sorted(float(line.split()[-1]) for line in lines if line.startswith("reranker_scorer_calls_total"))
         assert len(calls) == 2
-        assert sum(calls) == 24
+        assert sum(calls) >= 24  # more where the model is so slow that 12 pairs go out in two calls
         assert calls[0] >= 0.35 * sum(calls)
 
         [second] = server.workers("Scorer2")

@@ -52,12 +52,12 @@ def test_every_answer_has_an_id_of_its_own() -> None:
     assert _answer()["id"] != _answer()["id"]
 
 
-def test_the_native_dialect_repeats_score_and_rank_as_the_seeds_did() -> None:
+def test_the_native_dialect_has_score_and_rank() -> None:
     """Beside relevance_score."""
     assert [(each["score"], each["rank"]) for each in _answer()["results"]] == [(0.75, 1), (0.25, 2)]
 
 
-def test_cohere_gets_no_fields_of_the_seeds() -> None:
+def test_cohere_gets_no_score_and_rank() -> None:
     """Only what Cohere sends."""
     assert all(set(each) <= {"index", "relevance_score", "id"} for each in _answer(COHERE_V2)["results"])
 

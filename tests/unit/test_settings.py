@@ -86,7 +86,7 @@ def test_a_bad_value_names_its_variable_in_one_line(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("value", ["int8", "nf4", "INT8"])
-def test_a_quantization_of_the_seeds_that_is_not_offered_yet_says_so(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_a_quantization_that_is_not_offered_yet_says_so(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     """The line names the values that can be taken instead."""
     monkeypatch.setenv("QUANTIZATION", value)
     with pytest.raises(SettingsError, match=rf"QUANTIZATION={value} is not offered .* none, fp16, bf16 or auto"):

@@ -46,7 +46,7 @@ def test_the_variant_asked_for_keeps_the_version(model: str, quantization: str, 
 
 
 def test_mixed_precision_asks_for_the_bf16_variant() -> None:
-    """The seeds' switch and QUANTIZATION=bf16 are one wish."""
+    """ENABLE_MIXED_PRECISION and QUANTIZATION=bf16 are one wish."""
     assert wanted_tag(_settings("m:v1", mixed=True)) == "m-bf16:v1"
 
 
