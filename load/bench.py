@@ -98,10 +98,14 @@ def direct(quantization: str, seconds: float, seed: int) -> dict[str, dict[str, 
 
 
 def direct_in_own_process(quantization: str, seconds: float, seed: int) -> dict[str, dict[str, float]]:
-    """Run direct() in a fresh process, as a Scorer is one."""
+    """Run direct() in a fresh process with a Scorer's environment, as a Scorer is one."""
+    from bento_service.settings import SCORER_ENVIRONMENT
+
     command = [sys.executable, __file__, "--direct", quantization, "--seconds", str(seconds), "--seed", str(seed)]
     return json.loads(
-        subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY).stdout.splitlines()[-1]
+        subprocess.run(
+            command, check=True, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, env={**SCORER_ENVIRONMENT, **os.environ}
+        ).stdout.splitlines()[-1]
     )
 
 

@@ -21,6 +21,7 @@ from bento_service.errors import DeviceLost
 from bento_service.metrics import ScorerMetrics
 from bento_service.scorer_link import ScorerStatus
 from bento_service.service.startup import INFO, SCORER_COUNT, SETTINGS, TAG, give_up, ready_file
+from bento_service.settings import SCORER_ENVIRONMENT
 
 _NEVER = 10**9  # BentoML's proxy drops the calls in flight whenever it renews its session, so it never does
 _NO_DROP_MS = 3_600_000  # the dispatcher drops what it predicts to take longer; shedding load is admission's work
@@ -88,8 +89,7 @@ def scorer_service(index: int) -> Any:
         runner_connection={"max_requests": _NEVER, "max_age": float(_NEVER)},
         metrics={"enabled": False},
         logging={"access": {"enabled": False}},
-        # Threads spin for microseconds, not milliseconds, before they sleep: beside a busy core that is three times the speed (ADR 4).
-        envs=[{"name": "GOMP_SPINCOUNT", "value": "3000"}],
+        envs=[{"name": name, "value": value} for name, value in SCORER_ENVIRONMENT.items()],
     )(Scorer)
 
 
