@@ -21,7 +21,7 @@ SAVE := $(BIN)/python -m model_store_scripts.save_model --quantization $(SAVED) 
 BUILTIN_ENTRY := all-minilm-l6-v2$(if $(filter-out none,$(SAVED)),-$(SAVED))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev model models verify serve build lint test readme bench endurance clean
+.PHONY: help setup setup-dev model models verify serve build lint test readme bench evaluate endurance clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -80,6 +80,9 @@ readme: setup-dev ## write the settings table of the README anew
 
 bench: setup ## speed of the scorer, directly and over HTTP, in one run
 	$(BIN)/python load/bench.py $(BENCH_ARGS)
+
+evaluate: setup-dev ## nDCG@10 of a running server: DATA=<folder of judged data> [URL=http://localhost:3000]
+	$(BIN)/python load/evaluate.py --data "$(DATA)" $(if $(URL),--url "$(URL)")
 
 endurance: setup-dev ## 32 clients for 60 s, and 50 pauses of 6 s: no failed request
 	ENDURANCE_SECONDS=60 ENDURANCE_PAUSES=50 $(BIN)/python -m pytest -p no:cacheprovider --timeout 900 -s \
