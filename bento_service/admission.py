@@ -85,9 +85,13 @@ class Admission:
 
     def wake(self) -> None:
         """Look at the turns again: a Scorer came or went."""
-        # A Scorer that is down keeps up with the count, or it would get every tie when it is back.
-        least = min((sent for link, sent in self._sent_pairs.items() if link.up), default=0)
-        self._sent_pairs = {link: sent if link.up else max(sent, least) for link, sent in self._sent_pairs.items()}
+        # A Scorer that was away catches up with the count here, or it would get every tie until it has.
+        least = max(self._sent_pairs.values(), default=0) - MAX_CALL_PAIRS
+        self._sent_pairs = {link: max(sent, least) for link, sent in self._sent_pairs.items()}
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Give turns while there is room; without a Scorer nobody gets one."""
         if not any(link.up for link in self._links):
             for _, turn in self._turns:
                 if not turn.done():
@@ -134,7 +138,7 @@ class Admission:
     async def _turn(self, size: int) -> ScorerLink:
         turn: asyncio.Future[ScorerLink] = asyncio.get_running_loop().create_future()
         self._turns.append((size, turn))
-        self.wake()
+        self._hand_out()
         try:
             return await turn
         except asyncio.CancelledError:
@@ -157,7 +161,7 @@ class Admission:
 
     def _give_back(self, link: ScorerLink, size: int) -> None:
         self._under_way[link] -= size
-        self.wake()
+        self._hand_out()
 
     def _room_for(self, size: int) -> ScorerLink | None:
         open_links = [link for link in self._links if link.up and self._has_room(link, size)]

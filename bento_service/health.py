@@ -8,12 +8,11 @@ from importlib.metadata import version
 from typing import Any
 
 from bento_service import __version__
+from bento_service.edge import POST_ROUTES
 from bento_service.metrics import Samples, totals
 from bento_service.model_info import ModelInfo
 from bento_service.scorer_link import ScorerLink
 from bento_service.settings import Settings
-
-_RERANK_ROUTES = ("/rerank", "/v2/rerank")
 
 
 @cache
@@ -85,7 +84,7 @@ def _requests(samples: Samples) -> dict[str, Any]:
     seconds = 0.0
     for (name, labels), value in samples.items():
         named = dict(labels)
-        if named.get("route") not in _RERANK_ROUTES:
+        if named.get("route") not in POST_ROUTES:
             continue
         if name == "reranker_requests_total":
             statuses[named["status"]] = statuses.get(named["status"], 0.0) + value

@@ -67,6 +67,14 @@ class ModelInfo(BaseModel):
                 f"model {tag} was not saved by this version's save_model: save it again with `make model MODEL=<source>`"
             ) from None
 
+    def length_in_use(self, asked: int | None) -> int:
+        """Return the window in use; ModelError if more was asked for than the model has."""
+        if asked is not None and asked > self.max_length:
+            raise ModelError(
+                f"RERANKER_MAX_LENGTH={asked} is over the model's window of {self.max_length} tokens: lower or unset it"
+            )
+        return asked or self.max_length
+
     def fingerprint(self, *, dtype: str, device: str, max_length: int) -> str:
         """Name what gives a pair its score: weights, tokenizer, length, and what really runs. 64 hex digits."""
         parts = {

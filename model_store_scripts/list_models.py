@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import bentoml
-from bentoml._internal.configuration.containers import BentoMLContainer
-
 from bento_service.errors import ModelError
 from bento_service.model_info import MODULE, ModelInfo
+from model_store_scripts.entries import all_tags, find_entry
 
 
 def main() -> None:
     """Print one line per model: tag, kind, precision, window, size, source and revision; damaged entries too."""
-    store = Path(BentoMLContainer.model_store_dir.get())
-    tags = [f"{path.parent.name}:{path.name}" for path in sorted(store.glob("*/*")) if path.is_dir()]
-    lines = [line for tag in tags if (line := describe(tag))]
+    lines = [line for tag in all_tags() if (line := describe(tag))]
     print("\n".join(lines) or "no reranker is in the store: save one with `make model MODEL=builtin`")
 
 
 def describe(tag: str) -> str | None:
     """Describe one entry; None if it is another program's model."""
     try:
-        stored = bentoml.models.get(tag)
-    except Exception:  # noqa: BLE001  BentoML raises as many kinds as there are ways to damage its model.yaml
+        stored = find_entry(tag)
+    except ModelError:
         return f"{tag}  half-written: delete it with `bentoml models delete {tag}`"
     if stored.info.module != MODULE:
         return None

@@ -19,13 +19,14 @@ from typing import Any
 import bentoml
 import torch
 from bentoml._internal.configuration.containers import BentoMLContainer
-from bentoml.exceptions import BentoMLException, NotFound
+from bentoml.exceptions import BentoMLException
 
 from bento_service.errors import ModelError
 from bento_service.model_info import MODULE, Kind, ModelInfo, check_files, sha256_of
 from bento_service.scorer.device import DTYPES
 from bento_service.settings import Quantization
 from bento_service.store import variant_name
+from model_store_scripts.entries import all_tags, find_entry
 from model_store_scripts.golden import load_reference, score_golden
 from model_store_scripts.inspection import Findings, inspect
 from model_store_scripts.sources import HubUnreachable, Source, find_source, store_name
@@ -92,10 +93,12 @@ def _version(source: Source, findings: Findings, hashes: dict[str, str]) -> str:
 def _saved_before(model: str, revision: str | None, quantization: Quantization, name: str | None) -> str | None:
     """Find the newest entry that was saved from a hub id, for a time without the hub."""
     found = []
-    for stored in bentoml.models.list():
-        if stored.info.module != MODULE:
-            continue
-        info = ModelInfo.from_metadata(stored.info.metadata, str(stored.tag))
+    for tag in all_tags():
+        try:
+            stored = find_entry(tag)
+            info = ModelInfo.from_metadata(stored.info.metadata, tag)
+        except ModelError:
+            continue  # damaged, or another program's
         wanted_name = variant_name(store_name(name), quantization) if name else stored.tag.name
         if (info.source, info.quantization, stored.tag.name) == (model, quantization, wanted_name) and revision in (
             None,
@@ -107,14 +110,9 @@ def _saved_before(model: str, revision: str | None, quantization: Quantization, 
 
 def _is_whole(tag: str) -> bool:
     """Tell whether the store has this entry, whole; a damaged one is a ModelError."""
-    try:
-        stored = bentoml.models.get(tag)
-    except NotFound:
+    stored = find_entry(tag)
+    if stored is None:
         return False
-    except Exception:  # noqa: BLE001  BentoML raises as many kinds as there are ways to damage its model.yaml
-        raise ModelError(
-            f"the store holds a half-written {tag}: delete it (`bentoml models delete {tag}`) and save again"
-        ) from None
     check_files(Path(stored.path), ModelInfo.from_metadata(stored.info.metadata, tag), tag)
     return True
 

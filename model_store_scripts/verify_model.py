@@ -6,9 +6,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import bentoml
-from bentoml.exceptions import NotFound
-
 from bento_service.errors import ModelError, RerankerError
 from bento_service.model_info import TOKENIZER_FILE, ModelInfo, check_files
 from bento_service.scorer.device import choose_device, choose_precision
@@ -16,18 +13,14 @@ from bento_service.scorer.encoders import load_encoder
 from bento_service.scorer.engine import ScoringEngine
 from bento_service.scorer.loading import check_golden
 from bento_service.tokenizer import PairTokenizer
+from model_store_scripts.entries import find_entry
 
 
 def verify_model(tag: str) -> str:
     """Check a model and return a line that says so; raises ModelError."""
-    try:
-        stored = bentoml.models.get(tag)
-    except NotFound:
-        raise ModelError(f"the store has no model {tag}: `make models` lists what is there") from None
-    except Exception:  # noqa: BLE001  BentoML raises as many kinds as there are ways to damage its model.yaml
-        raise ModelError(
-            f"the store holds a half-written {tag}: delete it (`bentoml models delete {tag}`) and save it again"
-        ) from None
+    stored = find_entry(tag)
+    if stored is None:
+        raise ModelError(f"the store has no model {tag}: `make models` lists what is there")
     folder = Path(stored.path)
     info = ModelInfo.from_metadata(stored.info.metadata, str(stored.tag))
     check_files(folder, info, str(stored.tag))

@@ -31,13 +31,6 @@ class LoadedScorer:
     fingerprint: str
 
 
-def effective_length(info: ModelInfo, asked: int | None) -> int:
-    """Return the window in use; ModelError if more was asked for than the model has."""
-    if asked is not None and asked > info.max_length:
-        raise ModelError(f"RERANKER_MAX_LENGTH={asked} is over the model's window of {info.max_length} tokens: lower or unset it")
-    return asked or info.max_length
-
-
 def load_scorer(folder: Path, info: ModelInfo, settings: Settings, *, index: int = 0, siblings: int = 1) -> LoadedScorer:
     """Load a stored model for model worker `index` of `siblings`.
 
@@ -52,7 +45,7 @@ def load_scorer(folder: Path, info: ModelInfo, settings: Settings, *, index: int
     engine = ScoringEngine(
         encoder, device=device, max_batch_tokens=settings.max_batch_tokens, micro_batch=settings.micro_batch_enabled
     )
-    max_length = effective_length(info, settings.max_length)
+    max_length = info.length_in_use(settings.max_length)
     # The golden set was scored with the model's own window, so it is replayed with that.
     tokenizer = PairTokenizer(folder / TOKENIZER_FILE, info, max_length=info.max_length)
     try:

@@ -79,12 +79,9 @@ def check_model() -> None:
     """Check what is cheap to check in the parent; BentoMLConfigException stops the start with one line."""
     try:
         check_files(Path(STORED.path), INFO, TAG)
+        INFO.length_in_use(SETTINGS.max_length)
     except RerankerError as error:
         raise BentoMLConfigException(str(error)) from None
-    if SETTINGS.max_length and SETTINGS.max_length > INFO.max_length:
-        raise BentoMLConfigException(
-            f"RERANKER_MAX_LENGTH={SETTINGS.max_length} is over the model's window of {INFO.max_length} tokens: lower or unset it"
-        )
     tokenizer = make_tokenizer()
     try:
         warm_up_pair(tokenizer)
@@ -98,7 +95,7 @@ def check_model() -> None:
 
 def make_tokenizer() -> PairTokenizer:
     """Make the tokenizer of the model served."""
-    length = SETTINGS.max_length or INFO.max_length
+    length = INFO.length_in_use(SETTINGS.max_length)
     return PairTokenizer(Path(STORED.path, TOKENIZER_FILE), INFO, max_length=length, workers=SETTINGS.tokenizer_workers)
 
 

@@ -150,3 +150,20 @@ async def test_scoring_takes_no_place_of_its_own(entry_metrics: EntryMetrics) ->
         assert admission.queued_pairs == 20
         await asked
     assert_idle(admission, entry_metrics)
+
+
+@played
+async def test_a_scorer_that_comes_back_does_not_get_all_that_it_missed(entry_metrics: EntryMetrics) -> None:
+    """After a long absence it gets at most a call more than the other, not every request until it has caught up."""
+    away, steady = ReadyLink(), ReadyLink()
+    admission = make_admission(entry_metrics, away, steady)
+    away.up = False
+    admission.wake()
+    for _ in range(50):
+        await ask(admission, 10)
+    away.up = True
+    admission.wake()
+    before = sum(steady.sizes)
+    for _ in range(20):
+        await ask(admission, 10)
+    assert sum(away.sizes) - (sum(steady.sizes) - before) <= MAX_CALL_PAIRS + 10
