@@ -21,7 +21,7 @@ SAVE := $(BIN)/python -m model_store_scripts.save_model --quantization $(SAVED) 
 BUILTIN_ENTRY := all-minilm-l6-v2$(if $(filter-out none,$(SAVED)),-$(SAVED))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev model models verify serve build lint test readme bench evaluate endurance clean
+.PHONY: help setup setup-dev model models verify serve build lint test readme cache-clear bench evaluate endurance clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -77,6 +77,10 @@ test: setup-dev lint ## everything CI runs
 
 readme: setup-dev ## write the settings table of the README anew
 	$(BIN)/python tests/readme_settings.py --write
+
+cache-clear: setup ## forget one model's scores in Redis and in the servers that use it: FINGERPRINT=<of /health>
+	@test -n "$(FINGERPRINT)" || { echo "error: say which: make cache-clear FINGERPRINT=<model.fingerprint of /health>" >&2; exit 1; }
+	@$(BIN)/python -m bento_service.cache.clear --fingerprint "$(FINGERPRINT)"
 
 bench: setup ## speed of the scorer, directly and over HTTP, in one run
 	$(BIN)/python load/bench.py $(BENCH_ARGS)

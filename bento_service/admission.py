@@ -12,7 +12,7 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from bento_service.errors import DeadlinePassed, QueueFull, ScorerDown, ScorerFailed
 from bento_service.metrics import EntryMetrics
@@ -20,6 +20,7 @@ from bento_service.pairs import Outcome, PairScore
 from bento_service.scorer_link import ScorerLink
 
 MAX_CALL_PAIRS = 32
+OnCall = Callable[[int, int, asyncio.Task[list[PairScore]]], None]
 _BATCHES_UNDER_WAY = 2
 
 
@@ -61,9 +62,21 @@ class Admission:
         finally:
             self._queued_pairs -= pairs
 
-    async def score(self, blobs: Sequence[bytes], *, deadline: float) -> list[float]:
-        """Score packed pairs that have a place; raw scores in the order given.
+    def seconds_for(self, pairs: int) -> float:
+        """Estimate how long so many more pairs would take by now; 0 while the speed is unknown."""
+        rate = sum(link.pairs_per_second for link in self._links if link.up) / self._entry_workers
+        if not rate:
+            return 0.0
+        # Requests take turns: each that waits gets a call in before each of ours.
+        calls = math.ceil(pairs / self._call_pairs())
+        before = sum(self._under_way.values()) + calls * sum(size for size, turn in self._turns if not turn.done())
+        return (before + pairs) / rate
 
+    async def score(self, blobs: Sequence[bytes], *, deadline: float, on_call: OnCall = lambda *_: None) -> list[PairScore]:
+        """Score packed pairs that have a place, in the order given.
+
+        on_call: told of each call as it goes out: the place of its first pair, how many, and the call, which goes on when
+        this is cancelled.
         Cancelling drops what still waits. Raises ScorerDown, DeadlinePassed or ScorerFailed.
         """
         self.require_scorer()
@@ -71,10 +84,11 @@ class Admission:
             raise deadline_passed()
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                scores = await self._in_turns(blobs)
+                scores = await self._in_turns(blobs, on_call)
         except TimeoutError:
             raise deadline_passed() from None
-        return [_checked(score) for score in scores]
+        _check(scores)
+        return scores
 
     def require_scorer(self) -> None:
         """Raise ScorerDown unless a Scorer answers."""
@@ -109,7 +123,7 @@ class Admission:
                 turn.set_result(link)
             self._turns.popleft()
 
-    async def _in_turns(self, blobs: Sequence[bytes]) -> list[PairScore]:
+    async def _in_turns(self, blobs: Sequence[bytes], on_call: OnCall) -> list[PairScore]:
         """Queue one call at a time, so that a big request stands in the queue only once and others get their turn."""
         calls: list[asyncio.Task[list[PairScore]]] = []
         begin = time.monotonic()
@@ -127,6 +141,7 @@ class Admission:
                     state = self._metrics.requests_active
                     state.inc()
                 calls.append(self._call(link, chunk))
+                on_call(start - len(chunk), len(chunk), calls[-1])
                 _raise_first_failure(calls)
             # Shielded: a call under way is computed whether or not its caller stays, and holds its place until then.
             return [score for scores in await asyncio.gather(*map(asyncio.shield, calls)) for score in scores]
@@ -183,12 +198,17 @@ class Admission:
         return max(1, math.ceil(self._queued_pairs / rate)) if rate else 1
 
 
-def _checked(score: PairScore) -> float:
-    if score.outcome is Outcome.LATE:
+def _check(scores: Sequence[PairScore]) -> None:
+    outcomes = {score.outcome for score in scores}
+    if Outcome.LATE in outcomes:
         raise deadline_passed()
-    if score.outcome is Outcome.FAILED:
-        raise ScorerFailed("a document could not be scored: the model gave no finite number, or ran out of memory")
-    return score.raw
+    if Outcome.FAILED in outcomes:
+        raise scoring_failed()
+
+
+def scoring_failed() -> ScorerFailed:
+    """Build the error of a pair that has no score."""
+    return ScorerFailed("a document could not be scored: the model gave no finite number, or ran out of memory")
 
 
 def deadline_passed() -> DeadlinePassed:

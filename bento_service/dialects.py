@@ -59,7 +59,7 @@ class Dialect:
                 "api_version": {"version": self.api_version},
                 "billed_units": {"search_units": math.ceil(len(query.documents) / _DOCUMENTS_PER_SEARCH_UNIT)},
                 "tokens": {"input_tokens": result.token_count, "output_tokens": 0},
-                "cached_documents": 0,
+                "cached_documents": result.cache.hits,
                 "truncated_documents": result.truncated,
                 "warnings": result.warnings,
             },

@@ -4,6 +4,7 @@
     ├── SettingsError                 a setting is wrong: the start stops
     ├── ModelError                    a stored model is wrong: the start stops
     ├── DeviceLost                    the GPU failed for good: the model worker ends and is started again
+    ├── RedisFailed                   a call to Redis failed: counted, and the request goes on without it
     └── RequestError                  answered to one caller; has status, code and type
         ├── InvalidRequest      400   the body is not a rerank request
         │   ├── QueryTooLong    400   the query fills the model's window
@@ -36,6 +37,10 @@ class ModelError(RerankerError):
 
 class DeviceLost(RerankerError):
     """The device failed in a way that poisons every later pass of the process."""
+
+
+class RedisFailed(RerankerError):
+    """A call to Redis failed; the message is the kind: timeout, connection, authentication and so on."""
 
 
 class RequestError(RerankerError):

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from bento_service import __version__
+from bento_service.cache.shared import SharedCache
 from bento_service.edge import POST_ROUTES
 from bento_service.metrics import Samples, totals
 from bento_service.model_info import ModelInfo
@@ -24,26 +25,23 @@ def library_versions() -> dict[str, str]:
 class Health:
     """Collects the report."""
 
-    def __init__(self, *, tag: str, info: ModelInfo, links: Sequence[ScorerLink], settings: Settings) -> None:
+    def __init__(
+        self, *, tag: str, info: ModelInfo, links: Sequence[ScorerLink], shared: SharedCache, settings: Settings
+    ) -> None:
         self._tag = tag
         self._info = info
         self._links = links
+        self._shared = shared
         self._settings = settings
 
-    def report(self) -> dict[str, Any]:
+    async def report(self) -> dict[str, Any]:
         """The whole of /health; `status` is ok, degraded (some Scorers are down) or down (all are)."""
         samples = totals()
         up = sum(link.up for link in self._links)
         return {
             "status": "ok" if up == len(self._links) else "degraded" if up else "down",
-            "model": self._model(),
-            "distributed_cache": {
-                "enabled": False,
-                "connected": False,
-                "cached_entries": 0,
-                "keyspace_hits": 0,
-                "keyspace_misses": 0,
-            },
+            "model": self._model(samples),
+            "distributed_cache": await self._shared.statistics(),
             "micro_batcher": _batches(samples, enabled=self._settings.micro_batch_enabled),
             "requests": _requests(samples),
             "limits": {
@@ -55,7 +53,7 @@ class Health:
             "versions": library_versions(),
         }
 
-    def _model(self) -> dict[str, Any]:
+    def _model(self, samples: Samples) -> dict[str, Any]:
         status = next((link.status for link in self._links if link.up), None)
         return {
             "tag": self._tag,
@@ -74,7 +72,7 @@ class Health:
             "max_length": status.max_length if status else self._settings.max_length or self._info.max_length,
             "fingerprint": status.fingerprint if status else None,
             "scorers": {"up": sum(link.up for link in self._links), "total": len(self._links)},
-            "local_cache_size": 0,
+            "local_cache_size": int(samples.get(("reranker_cache_entries", ()), 0)),
         }
 
 

@@ -75,6 +75,48 @@ class EntryMetrics:
         """At least one call is or was under way."""
         return Gauge("reranker_requests_active", "Rerank requests being scored.", multiprocess_mode="livesum")
 
+    @cached_property
+    def cache_hits(self) -> Counter:
+        """tier=process or redis."""
+        return Counter("reranker_cache_hits_total", "Pairs whose score was known.", ["tier"])
+
+    @cached_property
+    def cache_misses(self) -> Counter:
+        """Computed for the request that asked."""
+        return Counter("reranker_cache_misses_total", "Pairs computed because nobody knew or was computing them.")
+
+    @cached_property
+    def shared_pairs(self) -> Counter:
+        """scope=process or servers."""
+        return Counter("reranker_shared_pairs_total", "Pairs that another request was computing already.", ["scope"])
+
+    @cached_property
+    def cache_entries(self) -> Gauge:
+        """Over all entry workers."""
+        return Gauge("reranker_cache_entries", "Pairs known in the entry workers' memory.", multiprocess_mode="livesum")
+
+    @cached_property
+    def cache_evictions(self) -> Counter:
+        """reason=full or expired."""
+        return Counter("reranker_cache_evictions_total", "Pairs dropped from the entry workers' memory.", ["reason"])
+
+    @cached_property
+    def redis_seconds(self) -> Histogram:
+        """operation=claim (which looks up), settle (which stores) or renew."""
+        return Histogram("reranker_redis_seconds", "Seconds of an answered call to Redis.", ["operation"], buckets=_SECONDS)
+
+    @cached_property
+    def redis_errors(self) -> Counter:
+        """By kind."""
+        return Counter("reranker_redis_errors_total", "Calls to Redis that failed, and writes it refused.", ["kind"])
+
+    @cached_property
+    def redis_state(self) -> Gauge:
+        """state=closed is in use; open, half_open, read_only."""
+        return Gauge(
+            "reranker_redis_state", "Entry workers by the state of Redis to them.", ["state"], multiprocess_mode="livesum"
+        )
+
 
 class ScorerMetrics:
     """What a Scorer counts."""

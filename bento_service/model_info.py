@@ -75,7 +75,7 @@ class ModelInfo(BaseModel):
             )
         return asked or self.max_length
 
-    def fingerprint(self, *, dtype: str, device: str, max_length: int) -> str:
+    def fingerprint(self, *, dtype: str, device: str, max_length: int, engine: str = "pytorch") -> str:
         """Name what gives a pair its score: weights, tokenizer, length, and what really runs. 64 hex digits."""
         parts = {
             "files": self.files_sha256,
@@ -85,6 +85,7 @@ class ModelInfo(BaseModel):
             "max_length": max_length,
             "dtype": dtype,
             "device": device,
+            "engine": engine,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -94,7 +94,7 @@ ANSWER: dict[str, Any] = _record(
                         "output_tokens": _field("integer", "Always 0."),
                     },
                 ),
-                "cached_documents": _field("integer", "Documents whose score was known already; this version has no cache."),
+                "cached_documents": _field("integer", "Documents whose score came from a cache."),
                 "truncated_documents": _field("array", "Indexes of the documents that lost text.", items={"type": "integer"}),
                 "warnings": _field("array", "What was asked for and could not be done.", items={"type": "string"}),
             },

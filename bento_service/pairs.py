@@ -9,12 +9,13 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 _HEADER = struct.Struct("<dQIIB")
-_SCORE = struct.Struct("<fB")
+_SCORE = struct.Struct("<fB32s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +60,33 @@ class Outcome(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class PairScore:
-    """raw: the logit (cross-encoder) or cosine (bi-encoder) as float32; meaningless unless scored."""
+    """What a Scorer answers.
+
+    raw: the logit (cross-encoder) or cosine (bi-encoder) as float32; meaningless unless scored · fingerprint: 32 bytes, of the model
+    that answered, which may not be the one last heard of.
+    """
 
     raw: float
     outcome: Outcome
+    fingerprint: bytes = bytes(32)
 
     def pack(self) -> bytes:
         """Encode for the hop back."""
-        return _SCORE.pack(self.raw, self.outcome)
+        return _SCORE.pack(self.raw, self.outcome, self.fingerprint)
 
     @classmethod
     def unpack(cls, blob: bytes) -> PairScore:
         """Decode what pack() made."""
-        raw, outcome = _SCORE.unpack(blob)
-        return cls(raw, Outcome(outcome))
+        raw, outcome, fingerprint = _SCORE.unpack(blob)
+        return cls(raw, Outcome(outcome), fingerprint)
+
+
+class KnownScore(NamedTuple):
+    """What is remembered of a pair once it is scored.
+
+    raw: as in PairScore, finite · token_count: of the pair, special tokens included, after truncation · truncated: whether text was lost.
+    """
+
+    raw: float
+    token_count: int
+    truncated: bool

@@ -1,6 +1,6 @@
 """The whole story of a rerank request.
 
-    query ▶ distinct documents ▶ token ids ▶ scores ▶ ranked results
+    query ▶ distinct documents ▶ known scores ▶ token ids and scores of the rest ▶ ranked results
 
 parse (dialects, schemas) comes before it, the answer's format (dialects) after it.
 """
@@ -11,20 +11,26 @@ import asyncio
 import itertools
 import secrets
 import time
+from collections.abc import Callable, Sequence
 
 from bento_service.admission import Admission, deadline_passed
+from bento_service.cache.keys import pair_keys
+from bento_service.dedup import Deduplication, Sent
 from bento_service.errors import DocumentTooLong, UnknownModel
+from bento_service.flight import Answer, Origin
 from bento_service.metrics import EntryMetrics
 from bento_service.model_info import ModelInfo
+from bento_service.pairs import PairScore
 from bento_service.ranking import activate, rank
-from bento_service.schemas import RerankQuery, RerankResult
+from bento_service.schemas import CacheCounts, CacheUse, RerankQuery, RerankResult
 from bento_service.tokenizer import PairTokenizer, TokenizedPair
 
 
 class Pipeline:
     """Answers rerank queries.
 
-    model_name: what answers call the model · strict_model: refuse requests that name another one.
+    model_name: what answers call the model · max_length: its window in use, tokens · fingerprint: finds the model's, None while no
+    Scorer was heard · strict_model: refuse requests that name another one.
     """
 
     def __init__(
@@ -32,24 +38,30 @@ class Pipeline:
         *,
         info: ModelInfo,
         model_name: str,
+        max_length: int,
+        fingerprint: Callable[[], str | None],
         tokenizer: PairTokenizer,
+        dedup: Deduplication,
         admission: Admission,
         metrics: EntryMetrics,
         strict_model: bool,
     ) -> None:
         self._info = info
         self._model_name = model_name
+        self._max_length = max_length
+        self._fingerprint = fingerprint
         self._tokenizer = tokenizer
+        self._dedup = dedup
         self._admission = admission
         self._metrics = metrics
         self._strict_model = strict_model
         # Starts at random, because entry workers share the Scorers and requests must not be taken for one another.
         self._request_numbers = itertools.count(secrets.randbits(60))
 
-    async def rerank(self, query: RerankQuery, *, deadline: float) -> RerankResult:
+    async def rerank(self, query: RerankQuery, *, deadline: float, use: CacheUse = CacheUse.FULL) -> RerankResult:
         """Score every document against the query and rank them.
 
-        deadline: on the clock of time.monotonic(). Cancelling drops the work that is not under way yet.
+        deadline: on the clock of time.monotonic(). Cancelling drops the work that is not under way yet, unless others want it too.
         Raises RequestError.
         """
         if self._strict_model and query.model not in (None, self._model_name, self._model_name.partition(":")[0]):
@@ -59,55 +71,80 @@ class Pipeline:
         self._metrics.documents.inc(len(texts))
         self._metrics.duplicate_documents.inc(len(texts) - len(distinct))
 
-        with self._admission.place_for(len(distinct)):
-            pairs = dict(zip(distinct, await self._tokenize(query, distinct, deadline), strict=True))
-            truncated = self._truncated(query, texts, pairs)
-            raw = dict(zip(distinct, await self._score([pairs[text] for text in distinct], deadline), strict=True))
+        if deadline <= time.monotonic():
+            raise deadline_passed()
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                answers = dict(zip(distinct, await self._answers(query, distinct, texts, deadline, use), strict=True))
+        except TimeoutError:
+            raise deadline_passed() from None
+        truncated = [index for index, text in enumerate(texts) if answers[text].known.truncated]
+        self._metrics.truncated_documents.inc(len(truncated))
+        self._refuse_truncation(query, truncated)
 
         start = time.perf_counter()
-        scores = [raw[text] if query.raw_scores else activate(raw[text], self._info.activation) for text in texts]
+        raw = [answers[text].known.raw for text in texts]
+        scores = raw if query.raw_scores else [activate(value, self._info.activation) for value in raw]
         ranked = rank(scores, top_n=query.top_n, score_threshold=query.score_threshold)
         self._observe("rank", start)
         return RerankResult(
             model=query.model or self._model_name,
             ranked=ranked,
-            token_count=sum(pairs[text].token_count for text in texts),
+            token_count=sum(answers[text].known.token_count for text in texts),
             truncated=truncated,
+            cache=_counts([answers[text].origin for text in texts]),
             warnings=["instruction was ignored: this model's template has none"] if query.instruction else [],
         )
 
-    def _truncated(self, query: RerankQuery, texts: list[str], pairs: dict[str, TokenizedPair]) -> list[int]:
-        """Find the documents that lost text; an error where the caller forbade it."""
-        truncated = [index for index, text in enumerate(texts) if pairs[text].truncated]
-        self._metrics.truncated_documents.inc(len(truncated))
+    async def _answers(
+        self, query: RerankQuery, distinct: list[str], texts: list[str], deadline: float, use: CacheUse
+    ) -> list[Answer]:
+        """Find or compute the scores of distinct documents, in order."""
+        fingerprint = self._fingerprint()
+        if fingerprint is None:
+            self._admission.require_scorer()
+            fingerprint, use = "", CacheUse.NONE
+        keys = pair_keys(query, distinct, fingerprint=fingerprint, max_length=self._max_length)
+
+        async def compute(places: Sequence[int], sent: Sent) -> None:
+            with self._admission.place_for(len(places)):
+                pairs = await self._tokenize(query, [distinct[place] for place in places], deadline)
+                cut = {distinct[place] for place, pair in zip(places, pairs, strict=True) if pair.truncated}
+                self._refuse_truncation(query, [index for index, text in enumerate(texts) if text in cut])
+
+                def on_call(first: int, count: int, call: asyncio.Task[list[PairScore]]) -> None:
+                    sent(places[first : first + count], pairs[first : first + count], call)
+
+                start = time.perf_counter()
+                await self._admission.score([pair.tokens.pack() for pair in pairs], deadline=deadline, on_call=on_call)
+                self._observe("score", start)
+
+        return await self._dedup.answers(keys, compute, use=use, alone_seconds=self._admission.seconds_for)
+
+    def _refuse_truncation(self, query: RerankQuery, truncated: list[int]) -> None:
         if truncated and not query.truncation:
             raise DocumentTooLong(
                 f"document {truncated[0]} does not fit the model's window and truncation is off: shorten it, or allow truncation",
                 param="documents",
             )
-        return truncated
 
     async def _tokenize(self, query: RerankQuery, texts: list[str], deadline: float) -> list[TokenizedPair]:
         start = time.perf_counter()
-        try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                pairs = await self._tokenizer.encode(
-                    query.query,
-                    texts,
-                    max_tokens_per_doc=query.max_tokens_per_doc,
-                    deadline=deadline,
-                    request=next(self._request_numbers),
-                )
-        except TimeoutError:
-            raise deadline_passed() from None
+        pairs = await self._tokenizer.encode(
+            query.query,
+            texts,
+            max_tokens_per_doc=query.max_tokens_per_doc,
+            deadline=deadline,
+            request=next(self._request_numbers),
+        )
         self._observe("tokenize", start)
         return pairs
 
-    async def _score(self, pairs: list[TokenizedPair], deadline: float) -> list[float]:
-        start = time.perf_counter()
-        scores = await self._admission.score([pair.tokens.pack() for pair in pairs], deadline=deadline)
-        self._observe("score", start)
-        return scores
-
     def _observe(self, stage: str, start: float) -> None:
         self._metrics.stage_seconds.labels(stage).observe(time.perf_counter() - start)
+
+
+def _counts(origins: list[Origin]) -> CacheCounts:
+    misses = origins.count(Origin.COMPUTED)
+    hits = origins.count(Origin.PROCESS) + origins.count(Origin.REDIS)
+    return CacheCounts(hits=hits, misses=misses, shared=len(origins) - hits - misses)

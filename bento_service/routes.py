@@ -18,7 +18,7 @@ from bento_service.errors import RequestError
 from bento_service.health import Health
 from bento_service.openapi import document
 from bento_service.pipeline import Pipeline
-from bento_service.schemas import parse_json
+from bento_service.schemas import CacheCounts, CacheUse, cache_use, parse_json
 from bento_service.settings import Settings
 
 
@@ -36,8 +36,14 @@ class Routes:
         start = time.perf_counter()
         try:
             body = await read_body(request, self._settings.max_body_bytes)
-            answer = await unless_gone(request, self.answer(parse_json(body), dialect, start))
-            return json_response(answer)
+            use = cache_use(request.headers.get("cache-control", ""))
+            answer, counts = await unless_gone(request, self._answer(parse_json(body), dialect, start, use))
+            headers = {
+                "x-cache-hits": str(counts.hits),
+                "x-cache-misses": str(counts.misses),
+                "x-cache-shared": str(counts.shared),
+            }
+            return json_response(answer, headers=headers)
         except ClientGone:
             return client_gone_response()
         except RequestError as error:
@@ -46,15 +52,21 @@ class Routes:
 
     async def answer(self, fields: dict[str, Any], dialect: Dialect, start: float) -> dict[str, Any]:
         """Answer the fields of a request in its dialect; start: on time.perf_counter(). Raises RequestError."""
+        answer, _ = await self._answer(fields, dialect, start, CacheUse.FULL)
+        return answer
+
+    async def _answer(
+        self, fields: dict[str, Any], dialect: Dialect, start: float, use: CacheUse
+    ) -> tuple[dict[str, Any], CacheCounts]:
         query = dialect.read(fields, max_documents=self._settings.max_documents)
         self._metrics.stage_seconds.labels("parse").observe(time.perf_counter() - start)
         deadline = time.monotonic() + self._settings.request_timeout_seconds - (time.perf_counter() - start)
-        result = await self._pipeline.rerank(query, deadline=deadline)
-        return dialect.write(query, result, took_ms=1000 * (time.perf_counter() - start))
+        result = await self._pipeline.rerank(query, deadline=deadline, use=use)
+        return dialect.write(query, result, took_ms=1000 * (time.perf_counter() - start)), result.cache
 
     async def health(self) -> Response:
         """Tell people and gateways how the server is; 503 while no Scorer answers."""
-        report = self._health.report()
+        report = await self._health.report()
         return json_response(report, status=503 if report["status"] == "down" else 200)
 
 

@@ -9,6 +9,7 @@ import json
 import math
 import re
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError, field_validator
@@ -19,6 +20,20 @@ from bento_service.ranking import Ranked
 _TEXT_KEYS = ("text", "content", "document", "body", "value", "snippet")
 # Any escaped surrogate: only such a body can hold a lone one, so only such a body is searched.
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+class CacheUse(Enum):
+    """What a request may do with the caches: use them · compute anew and store · neither read nor write."""
+
+    FULL = "full"
+    REFRESH = "refresh"
+    NONE = "none"
+
+
+def cache_use(cache_control: str) -> CacheUse:
+    """Read a Cache-Control header: `no-store` wins over `no-cache`; other directives do not concern a request's scores."""
+    directives = {part.strip().lower() for part in cache_control.split(",")}
+    return CacheUse.NONE if "no-store" in directives else CacheUse.REFRESH if "no-cache" in directives else CacheUse.FULL
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +59,20 @@ class RerankQuery:
     truncation: bool = True
     return_documents: bool = False
     instruction: str | None = None
+    truncation_side: Literal["right"] = "right"
+    long_documents: Literal["truncate"] = "truncate"
+
+
+@dataclass(frozen=True, slots=True)
+class CacheCounts:
+    """Documents by where their scores came from; together all documents of the request.
+
+    hits: from a cache · shared: from a computation that another request had begun · misses: computed for this request.
+    """
+
+    hits: int
+    misses: int
+    shared: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +86,7 @@ class RerankResult:
     ranked: list[Ranked]
     token_count: int
     truncated: list[int]
+    cache: CacheCounts
     warnings: list[str] = field(default_factory=list)
 
 

@@ -12,10 +12,11 @@ import re
 from collections.abc import Mapping
 from typing import Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bento_service.errors import SettingsError
+from bento_service.redis_url import RedisAddress, parse_redis_url
 
 Quantization = Literal["none", "fp16", "bf16"]
 
@@ -28,12 +29,6 @@ REFUSED: Mapping[str, str] = {
     "RERANKER_MAX_QUEUE": f"{NOT_YET} (RERANKER_MAX_QUEUE_PAIRS bounds the queue)",
     "RERANKER_QUEUE_TIMEOUT": f"{NOT_YET} (RERANKER_REQUEST_TIMEOUT bounds a request)",
     "ENABLE_TORCH_COMPILE": NOT_YET,
-    "ENABLE_PREDICTION_CACHE": NOT_YET,
-    "CACHE_TTL_SECONDS": NOT_YET,
-    "CLEAR_CACHE_INTERVAL": NOT_YET,
-    "REDIS_ENABLED": NOT_YET,
-    "REDIS_URL": NOT_YET,
-    "REDIS_TTL_SECONDS": NOT_YET,
     "MICRO_BATCH_WINDOW_MS": "has no effect here, because BentoML adapts the wait by itself: unset it",
 }
 
@@ -138,6 +133,56 @@ class Settings(BaseSettings):
         validation_alias="RERANKER_MAX_BODY_BYTES",
         description="Bytes of a request body, at most; beyond it: 413.",
     )
+    prediction_cache: bool = Field(
+        default=True,
+        validation_alias="ENABLE_PREDICTION_CACHE",
+        description="Whether each entry worker remembers scores in its memory. Without it, requests still share what is being computed.",
+    )
+    cache_entries: int = Field(
+        100_000,
+        ge=1,
+        validation_alias="RERANKER_CACHE_ENTRIES",
+        description="Pairs that one entry worker remembers, at most; the least recently used go first. A pair takes about 0.5 KB.",
+    )
+    cache_ttl_seconds: float = Field(
+        300.0,
+        gt=0,
+        validation_alias="CACHE_TTL_SECONDS",
+        description="Seconds after which an entry worker forgets a pair. Scores do not age: this bounds memory, and how long `make cache-clear` "
+        "may be needed for.",
+    )
+    cache_sweep_seconds: float = Field(
+        3600.0,
+        gt=0,
+        validation_alias="CLEAR_CACHE_INTERVAL",
+        description="Seconds between sweeps of what has outlived CACHE_TTL_SECONDS in an idle entry worker; each new entry sweeps too.",
+    )
+    redis_enabled: bool = Field(
+        default=False,
+        validation_alias="REDIS_ENABLED",
+        description="`true`: entry workers and servers share scores, and compute no pair at the same time, through the Redis at REDIS_URL. "
+        "If it does not answer, requests go on without it.",
+    )
+    redis_url: SecretStr = Field(
+        SecretStr("redis://localhost:6379/0"),
+        validation_alias="REDIS_URL",
+        description="`redis://`, `rediss://` (TLS), `unix://`, `redis+sentinel://[[user]:password@]host:port,host:port/service/db` or "
+        "`redis+cluster://[[user]:password@]host:port,host:port`. The password is the data servers', not the sentinels'.",
+    )
+    redis_ttl_seconds: float = Field(
+        600.0,
+        gt=0,
+        validation_alias="REDIS_TTL_SECONDS",
+        description="Seconds that Redis keeps the pairs of a query, from the first of them on.",
+    )
+    redis_timeout_seconds: float = Field(
+        0.25,
+        gt=0,
+        le=10,
+        validation_alias="RERANKER_REDIS_TIMEOUT",
+        description="Seconds that one call to Redis may take, connecting included. Three that fail in a row, and nobody asks it until it "
+        "answers again.",
+    )
     strict_model: bool = Field(
         default=False,
         validation_alias="RERANKER_STRICT_MODEL",
@@ -162,6 +207,22 @@ class Settings(BaseSettings):
             message = f"ENABLE_MIXED_PRECISION=true means QUANTIZATION=bf16 and cannot stand beside QUANTIZATION={self.quantization}: unset one"
             raise ValueError(message)
         return self
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, value: SecretStr) -> SecretStr:
+        parse_redis_url(value.get_secret_value())
+        return value
+
+    @property
+    def redis_address(self) -> RedisAddress | None:
+        """Where Redis is; None without one."""
+        return parse_redis_url(self.redis_url.get_secret_value()) if self.redis_enabled else None
+
+    @property
+    def local_cache_entries(self) -> int:
+        """The size of an entry worker's own cache; 0 switches it off."""
+        return self.cache_entries if self.prediction_cache else 0
 
     @property
     def asked_quantization(self) -> Literal["auto", "none", "fp16", "bf16"]:

@@ -33,12 +33,20 @@ _DECAY = 0.9  # of the past in the measured speed, per batch
 class ScoringEngine:
     """Scores batches on one device, one at a time.
 
-    max_batch_tokens: of one forward pass, padding included · micro_batch: whether pairs of different requests may share one.
+    fingerprint: of the model, 32 bytes, sent with each answer · max_batch_tokens: of one forward pass, padding included ·
+    micro_batch: whether pairs of different requests may share one.
     """
 
     def __init__(
-        self, encoder: Encoder, *, device: torch.device, max_batch_tokens: int | None = None, micro_batch: bool = True
+        self,
+        encoder: Encoder,
+        *,
+        device: torch.device,
+        fingerprint: bytes = bytes(32),
+        max_batch_tokens: int | None = None,
+        micro_batch: bool = True,
     ) -> None:
+        self._fingerprint = fingerprint
         self._encoder = encoder
         self._device = device
         self._overhead_tokens = OVERHEAD_TOKENS[device.type]
@@ -81,7 +89,7 @@ class ScoringEngine:
         tally = Tally(pairs=len(pairs))
         timely = [number for number, pair in enumerate(pairs) if pair.deadline > now]
         tally.late_pairs = len(pairs) - len(timely)
-        scores = [PairScore(0.0, Outcome.LATE)] * len(pairs)
+        scores = [PairScore(0.0, Outcome.LATE, self._fingerprint)] * len(pairs)
         if timely:
             raw = np.empty(len(timely), np.float32)
             for places in self._groups([pairs[number] for number in timely]):
@@ -89,7 +97,8 @@ class ScoringEngine:
             for number, value in zip(timely, raw.tolist(), strict=True):
                 finite = bool(np.isfinite(value))
                 tally.failed_pairs += not finite
-                scores[number] = PairScore(value, Outcome.SCORED) if finite else PairScore(0.0, Outcome.FAILED)
+                outcome = Outcome.SCORED if finite else Outcome.FAILED
+                scores[number] = PairScore(value if finite else 0.0, outcome, self._fingerprint)
             self._learn(len(timely), time.monotonic() - now)
             tally.forward_seconds = time.monotonic() - now
         self._grow_again(tally)

@@ -42,10 +42,15 @@ def load_scorer(folder: Path, info: ModelInfo, settings: Settings, *, index: int
     if device.type == "cpu":
         torch.set_num_threads(settings.torch_threads or max(1, torch.get_num_threads() // siblings))
     encoder = load_encoder(folder, info, dtype=precision.dtype, device=device)
-    engine = ScoringEngine(
-        encoder, device=device, max_batch_tokens=settings.max_batch_tokens, micro_batch=settings.micro_batch_enabled
-    )
     max_length = info.length_in_use(settings.max_length)
+    fingerprint = info.fingerprint(dtype=precision.effective, device=device.type, max_length=max_length)
+    engine = ScoringEngine(
+        encoder,
+        device=device,
+        fingerprint=bytes.fromhex(fingerprint),
+        max_batch_tokens=settings.max_batch_tokens,
+        micro_batch=settings.micro_batch_enabled,
+    )
     # The golden set was scored with the model's own window, so it is replayed with that.
     tokenizer = PairTokenizer(folder / TOKENIZER_FILE, info, max_length=info.max_length)
     try:
@@ -53,7 +58,6 @@ def load_scorer(folder: Path, info: ModelInfo, settings: Settings, *, index: int
     finally:
         tokenizer.close()
     engine.warm_up(max_length)
-    fingerprint = info.fingerprint(dtype=precision.effective, device=device.type, max_length=max_length)
     return LoadedScorer(engine, device, precision, max_length, fingerprint)
 
 

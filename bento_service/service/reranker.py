@@ -15,6 +15,11 @@ from _bentoml_sdk import Service
 from starlette.requests import Request
 
 from bento_service.admission import Admission
+from bento_service.cache.connection import Connection
+from bento_service.cache.housekeeping import Housekeeping
+from bento_service.cache.local import LocalCache
+from bento_service.cache.shared import SharedCache
+from bento_service.dedup import Deduplication
 from bento_service.dialects import NATIVE
 from bento_service.edge import Edge
 from bento_service.health import Health
@@ -67,20 +72,37 @@ class _Reranker:
         )
         for link in self._links:
             link.on_change = admission.wake
+        local = LocalCache(
+            max_entries=SETTINGS.local_cache_entries, ttl_seconds=SETTINGS.cache_ttl_seconds, metrics=_ENTRY_METRICS
+        )
+        address = SETTINGS.redis_address
+        connection = Connection(address, timeout_seconds=SETTINGS.redis_timeout_seconds) if address else None
+        shared = SharedCache(connection, ttl_seconds=SETTINGS.redis_ttl_seconds, metrics=_ENTRY_METRICS)
+        self._housekeeping = Housekeeping(
+            local, shared, fingerprint=self._fingerprint, sweep_seconds=SETTINGS.cache_sweep_seconds
+        )
+        self._dedup = Deduplication(local, shared, _ENTRY_METRICS)
         pipeline = Pipeline(
             info=INFO,
             model_name=TAG,
+            max_length=INFO.length_in_use(SETTINGS.max_length),
+            fingerprint=self._fingerprint,
             tokenizer=self._tokenizer,
+            dedup=self._dedup,
             admission=admission,
             metrics=_ENTRY_METRICS,
             strict_model=SETTINGS.strict_model,
         )
-        health = Health(tag=TAG, info=INFO, links=self._links, settings=SETTINGS)
+        health = Health(tag=TAG, info=INFO, links=self._links, shared=shared, settings=SETTINGS)
         self.routes = Routes(pipeline=pipeline, health=health, entry_metrics=_ENTRY_METRICS, settings=SETTINGS)
         self._siblings_seen = time.monotonic()
 
     def _clients(self) -> list[ScorerClient]:
         return [RemoteScorer(getattr(self, f"scorer_{index}")) for index in range(SCORER_COUNT)]
+
+    def _fingerprint(self) -> str | None:
+        """Name the model last heard of: what it scored is known even while it is away."""
+        return next((link.status.fingerprint for link in self._links if link.status), None)
 
     @bentoml.on_deployment  # makes it a static method
     def check() -> None:
@@ -90,14 +112,17 @@ class _Reranker:
 
     @bentoml.on_startup
     async def start(self) -> None:
-        """Begin to watch the Scorers."""
+        """Begin to watch the Scorers and Redis."""
         _CURRENT["routes"] = self.routes
+        await self._housekeeping.start()
         for link in self._links:
             link.start()
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
         """End what start() began."""
+        await self._dedup.stop()
+        await self._housekeeping.stop()
         for link in self._links:
             await link.stop()
         self._tokenizer.close()

@@ -14,6 +14,7 @@ import pynvml
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLConfigException, NotFound
 
+from bento_service.cache.connection import check_address
 from bento_service.errors import ModelError, RerankerError
 from bento_service.model_info import TOKENIZER_FILE, ModelInfo, check_files
 from bento_service.settings import Settings, load_settings, names_model, run_directory, visible_gpus
@@ -78,6 +79,8 @@ def _gpu_count() -> int:
 def check_model() -> None:
     """Check what is cheap to check in the parent; BentoMLConfigException stops the start with one line."""
     try:
+        if SETTINGS.redis_address:
+            check_address(SETTINGS.redis_address)
         check_files(Path(STORED.path), INFO, TAG)
         INFO.length_in_use(SETTINGS.max_length)
     except RerankerError as error:

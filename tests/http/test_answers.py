@@ -179,7 +179,14 @@ def test_health_has_every_block(client: TestClient, builtin_tag: str) -> None:
         "max_length",
         "local_cache_size",
     } <= set(report["model"])
-    assert set(report["distributed_cache"]) == {"enabled", "connected", "cached_entries", "keyspace_hits", "keyspace_misses"}
+    assert set(report["distributed_cache"]) == {
+        "enabled",
+        "connected",
+        "state",
+        "cached_entries",
+        "keyspace_hits",
+        "keyspace_misses",
+    }
     assert set(report["micro_batcher"]) == {"enabled", "total_requests", "total_batches", "avg_batch_size"}
     assert set(report["requests"]) == {
         "total",

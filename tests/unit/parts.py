@@ -57,7 +57,7 @@ def ask(admission: Admission, count: int, start: int = 0, *, seconds: float = 60
 
     async def placed() -> list[float]:
         with admission.place_for(count):
-            return await admission.score(blobs, deadline=time.monotonic() + seconds)
+            return [score.raw for score in await admission.score(blobs, deadline=time.monotonic() + seconds)]
 
     return asyncio.create_task(placed())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 import time
@@ -11,6 +12,9 @@ from typing import Any
 from parts import FakeLink, make_admission, make_info
 
 from bento_service.admission import Admission
+from bento_service.cache.local import LocalCache
+from bento_service.cache.shared import SharedCache
+from bento_service.dedup import Deduplication
 from bento_service.metrics import EntryMetrics
 from bento_service.pairs import Outcome, PairScore, TokenPair
 from bento_service.pipeline import Pipeline
@@ -18,6 +22,7 @@ from bento_service.schemas import Document, RerankQuery, RerankResult
 from bento_service.tokenizer import PairTokenizer, TokenizedPair
 
 MODEL = "mine:v1"
+FINGERPRINT = bytes(32).hex()
 
 
 class CountingLink(FakeLink):
@@ -59,18 +64,30 @@ class GatedTokenizer(PairTokenizer):
 class Parts:
     """A pipeline and what it is made of."""
 
-    def __init__(self, make: Callable[..., Any], metrics: EntryMetrics, *, strict: bool = False, most: int = 100) -> None:
+    def __init__(
+        self, make: Callable[..., Any], metrics: EntryMetrics, *, strict: bool = False, most: int = 100, cached: int = 0
+    ) -> None:
         self.link, self.metrics = CountingLink(), metrics
         self.admission: Admission = make_admission(metrics, self.link, most=most)
         self.tokenizer: GatedTokenizer = make("cross-encoder", max_length=64, room=GatedTokenizer)
+        self.local = LocalCache(max_entries=cached, ttl_seconds=300.0, metrics=metrics)
+        self.dedup = Deduplication(self.local, SharedCache(None, ttl_seconds=600.0, metrics=metrics), metrics)
+        self.fingerprint: str | None = FINGERPRINT
         self.pipeline = Pipeline(
             info=make_info("cross-encoder"),
             model_name=MODEL,
+            max_length=64,
+            fingerprint=lambda: self.fingerprint,
             tokenizer=self.tokenizer,
+            dedup=self.dedup,
             admission=self.admission,
             metrics=metrics,
             strict_model=strict,
         )
+
+    async def landed(self) -> None:
+        """Wait until every computation has ended, also those that nobody waits for."""
+        await asyncio.gather(*self.dedup._tasks, return_exceptions=True)
 
     async def rerank(self, *texts: str, query: str = "q", seconds: float = 60.0, **fields: Any) -> RerankResult:
         """Send a request."""

@@ -11,9 +11,16 @@ import pytest
 from bento_service.dialects import COHERE_V2, NATIVE, Dialect, error_body, to_bytes
 from bento_service.errors import DocumentTooLong, InvalidRequest, QueueFull
 from bento_service.ranking import Ranked
-from bento_service.schemas import RerankQuery, RerankResult
+from bento_service.schemas import CacheCounts, RerankQuery, RerankResult
 
-RESULT = RerankResult("m", [Ranked(1, 0.75, 1), Ranked(0, 0.25, 2)], token_count=12, truncated=[0], warnings=["w"])
+RESULT = RerankResult(
+    "m",
+    [Ranked(1, 0.75, 1), Ranked(0, 0.25, 2)],
+    token_count=12,
+    truncated=[0],
+    cache=CacheCounts(hits=1, misses=0, shared=1),
+    warnings=["w"],
+)
 
 
 def _query(dialect: Dialect = NATIVE, **fields: Any) -> RerankQuery:
@@ -40,7 +47,7 @@ def test_every_client_finds_the_fields_it_parses(dialect: Dialect) -> None:
         "api_version": {"version": "2"},
         "billed_units": {"search_units": 1},
         "tokens": {"input_tokens": 12, "output_tokens": 0},
-        "cached_documents": 0,
+        "cached_documents": 1,
         "truncated_documents": [0],
         "warnings": ["w"],
     }
@@ -95,14 +102,14 @@ def test_an_id_of_null_is_echoed_as_null() -> None:
 @pytest.mark.parametrize(("count", "units"), [(1, 1), (100, 1), (101, 2), (1000, 10)])
 def test_search_units_count_as_cohere_counts(count: int, units: int) -> None:
     """One per hundred documents begun, whatever top_n keeps."""
-    result = RerankResult("m", [Ranked(0, 0.5, 1)], token_count=1, truncated=[])
+    result = RerankResult("m", [Ranked(0, 0.5, 1)], token_count=1, truncated=[], cache=CacheCounts(0, 1, 0))
     answer = COHERE_V2.write(_query(documents=["d"] * count), result, took_ms=0)
     assert answer["meta"]["billed_units"] == {"search_units": units}
 
 
 def test_no_result_is_an_empty_list() -> None:
     """A threshold may drop all."""
-    answer = NATIVE.write(_query(), RerankResult("m", [], token_count=3, truncated=[]), took_ms=0)
+    answer = NATIVE.write(_query(), RerankResult("m", [], token_count=3, truncated=[], cache=CacheCounts(0, 1, 0)), took_ms=0)
     assert (answer["results"], answer["usage"]["total_tokens"], answer["meta"]["warnings"]) == ([], 3, [])
 
 

@@ -67,7 +67,7 @@ def test_a_library_is_imported_in_its_room_alone(library: str) -> None:
             assert _is_below(room, ALLOWED[library]), f"{room} imports {library}"
 
 
-@pytest.mark.parametrize("library", ["bentoml", "torch", "transformers"])
+@pytest.mark.parametrize("library", ["bentoml", "torch", "transformers", "redis"])
 def test_the_rule_sees_imports_that_are_there(library: str) -> None:
     """Each of these is imported somewhere."""
     assert any(_is_below(name, library) for tree in TREES.values() for name in _imports(tree))
@@ -98,7 +98,14 @@ def test_the_entry_imports_no_room_of_the_scorer(room: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "room", ["bento_service.errors", "bento_service.pairs", "bento_service.tally", "bento_service.scorer.batching"]
+    "room",
+    [
+        "bento_service.errors",
+        "bento_service.pairs",
+        "bento_service.tally",
+        "bento_service.redis_url",
+        "bento_service.scorer.batching",
+    ],
 )
 def test_the_rooms_at_the_bottom_import_no_other(room: str) -> None:
     """Everything may stand on them."""

@@ -13,7 +13,7 @@ from bento_service.dialects import NATIVE, error_body
 from bento_service.edge import GET_ROUTES, POST_ROUTES
 from bento_service.openapi import ANSWER, document
 from bento_service.ranking import Ranked
-from bento_service.schemas import ObjectRequest, RerankResult
+from bento_service.schemas import CacheCounts, ObjectRequest, RerankResult
 
 BENTOML_S_OWN = {"/", "/healthz", "/docs.json", "/schema.json"}
 
@@ -83,7 +83,7 @@ def test_the_examples_are_valid_requests() -> None:
 def test_an_answer_has_just_the_fields_described() -> None:
     """In the answer, in each result, in usage and in meta."""
     query = NATIVE.read({"query": "q", "documents": [{"text": "a", "id": 1}]}, max_documents=1)
-    answer = NATIVE.write(query, RerankResult("m", [Ranked(0, 0.5, 1)], 3, []), took_ms=1.0)
+    answer = NATIVE.write(query, RerankResult("m", [Ranked(0, 0.5, 1)], 3, [], CacheCounts(0, 1, 0)), took_ms=1.0)
     assert set(answer) == set(ANSWER["properties"])
     assert set(ANSWER["required"]) <= set(answer)
     assert set(answer["results"][0]) == set(ANSWER["properties"]["results"]["items"]["properties"])

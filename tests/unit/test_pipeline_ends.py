@@ -61,6 +61,7 @@ async def test_a_deadline_that_passes_while_tokenising_is_a_passed_deadline(part
     async with held(parts):
         with pytest.raises(DeadlinePassed):
             await parts.rerank("sea", seconds=0.05)
+        await parts.landed()
         assert_idle(parts.admission, parts.metrics)
     assert len((await parts.rerank("river")).ranked) == 1
     assert len(parts.link.pairs) == 1
@@ -92,6 +93,7 @@ async def test_a_caller_who_leaves_while_tokenising_gives_the_place_back(parts: 
         leaving.cancel()
         with pytest.raises(asyncio.CancelledError):
             await leaving
+        await parts.landed()
         assert_idle(parts.admission, parts.metrics)
     assert parts.link.pairs == []
 

@@ -1,0 +1,166 @@
+"""The client of Redis: every kind of address, bounded in time and in number of calls, its errors in our words."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+from redis import exceptions
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+
+from bento_service.errors import RedisFailed, SettingsError
+from bento_service.redis_url import FORMS, RedisAddress
+
+T = TypeVar("T")
+# Calls at once; a call takes about a millisecond, so more would only wait inside Redis.
+_MOST_CALLS = 32
+_CLOSE_SECONDS = 1.0
+_KINDS: tuple[tuple[type[Exception], str], ...] = (
+    (exceptions.AuthenticationError, "authentication"),
+    (exceptions.NoPermissionError, "authentication"),
+    (exceptions.ReadOnlyError, "read_only"),
+    (exceptions.OutOfMemoryError, "out_of_memory"),
+    (exceptions.TimeoutError, "timeout"),
+    (TimeoutError, "timeout"),
+    (exceptions.BusyLoadingError, "loading"),
+    (exceptions.ClusterError, "cluster"),
+    (exceptions.RedisClusterException, "cluster"),
+    (exceptions.ConnectionError, "connection"),
+    (OSError, "connection"),
+    (exceptions.ResponseError, "response"),
+)
+
+
+class Connection:
+    """Runs commands; timeout_seconds bounds each, waiting for its turn and connecting included."""
+
+    def __init__(self, address: RedisAddress, *, timeout_seconds: float) -> None:
+        self._address = address
+        self._timeout_seconds = timeout_seconds
+        self._client: Any = None
+        self._turns = asyncio.Semaphore(_MOST_CALLS)
+
+    async def run_script(self, script: str, keys: Sequence[str], arguments: Sequence[bytes | int]) -> Any:
+        """Run a script, by its hash where the server knows it. Raises RedisFailed."""
+        return await self._bounded(self._run_script(script, keys, arguments))
+
+    async def get(self, key: str) -> bytes | None:
+        """GET. Raises RedisFailed."""
+        value: bytes | None = await self._bounded(self._opened().get(key))
+        return value
+
+    async def statistics(self) -> dict[str, int]:
+        """Count keys and look-ups of the whole server or cluster, at a cost that does not depend on their number. Raises RedisFailed."""
+        client = self._opened()
+        keys = await self._bounded(client.dbsize())
+        info = await self._bounded(client.info("stats"))
+        # A cluster answers node by node.
+        nodes = list(info.values()) if self._address.kind == "cluster" else [info]
+        return {
+            "cached_entries": int(keys),
+            **{name: sum(int(node.get(name, 0)) for node in nodes) for name in ("keyspace_hits", "keyspace_misses")},
+        }
+
+    async def reconnect(self) -> None:
+        """Ask the sentinels for the master anew: the one that is known takes no writes."""
+        if self._address.kind == "sentinel" and self._client is not None:
+            await self._bounded(self._client.connection_pool.disconnect(inuse_connections=False))
+
+    async def close(self) -> None:
+        """Close all connections; safe to call twice."""
+        client, self._client = self._client, None
+        if client is not None:
+            try:
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await client.aclose()
+            except (exceptions.RedisError, OSError, TimeoutError):
+                return  # it is being closed because it is no longer wanted
+
+    def _opened(self) -> Any:
+        if self._client is None:
+            self._client = make_client(self._address, timeout_seconds=self._timeout_seconds)
+        return self._client
+
+    async def _run_script(self, script: str, keys: Sequence[str], arguments: Sequence[bytes | int]) -> Any:
+        client = self._opened()
+        digest = hashlib.sha1(script.encode()).hexdigest()  # noqa: S324  Redis names scripts so
+        try:
+            return await client.evalsha(digest, len(keys), *keys, *arguments)
+        except exceptions.NoScriptError:
+            return await client.eval(script, len(keys), *keys, *arguments)
+
+    async def _bounded(self, work: Coroutine[Any, Any, T]) -> T:
+        call = asyncio.ensure_future(self._in_turn(work))
+        try:
+            await asyncio.wait({call}, timeout=self._timeout_seconds)
+            for _ in range(3):
+                # An answer that lay in the socket while this process itself was held up is not late.
+                if call.done():
+                    break
+                await asyncio.sleep(0)
+            if call.done():
+                return call.result()
+        except Exception as error:
+            # Whatever it is: a cache that fails must not fail a request.
+            raise RedisFailed(next((kind for known, kind in _KINDS if isinstance(error, known)), "unexpected")) from error
+        finally:
+            if not call.done():
+                call.cancel()
+                call.add_done_callback(_retrieve)
+        raise RedisFailed("timeout")
+
+    async def _in_turn(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            await self._turns.acquire()
+        except BaseException:
+            work.close()
+            raise
+        try:
+            return await work
+        finally:
+            self._turns.release()
+
+
+def make_client(address: RedisAddress, *, timeout_seconds: float) -> Any:
+    """Make redis-py's asyncio client for an address; it connects with its first command."""
+    shared: dict[str, Any] = {
+        "socket_timeout": timeout_seconds,
+        "socket_connect_timeout": timeout_seconds,
+        "socket_keepalive": True,
+    }
+    # One more try at once, for a connection that broke while it was idle.
+    retry = Retry(NoBackoff(), 1)
+    if address.kind == "single":
+        return Redis.from_url(address.url, retry=retry, **shared)
+    shared |= {"username": address.username, "password": address.password}
+    if address.kind == "cluster":
+        nodes = [ClusterNode(host, port) for host, port in address.nodes]
+        # Some servers of a cluster may be gone: the others still serve their slots.
+        return RedisCluster(startup_nodes=nodes, retry=retry, require_full_coverage=False, **shared)
+    sentinel = Sentinel(  # type: ignore[no-untyped-call]
+        list(address.nodes),
+        sentinel_kwargs={"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds},
+    )
+    return sentinel.master_for(address.service, db=address.db, retry=retry, **shared)
+
+
+def check_address(address: RedisAddress) -> None:
+    """Make a client as far as that goes without a server; SettingsError where the URL has options that redis-py does not know."""
+    try:
+        client = make_client(address, timeout_seconds=1.0)
+        if address.kind == "single":
+            client.connection_pool.make_connection()
+    except (ValueError, TypeError, exceptions.RedisError):
+        raise SettingsError(f"REDIS_URL has an option or value that its client does not know: write {FORMS}") from None
+
+
+def _retrieve(call: asyncio.Future[Any]) -> None:
+    """Look at an abandoned call's exception, so that asyncio does not log it as never retrieved."""
+    if not call.cancelled():
+        call.exception()

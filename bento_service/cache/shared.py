@@ -1,0 +1,243 @@
+"""The tier in Redis: known scores, and who computes what is not known yet, for all servers together.
+
+Nothing here raises: a Redis that is away, full, read-only or talks rubbish costs a look-up, never a request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import re
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bento_service.cache import layout
+from bento_service.cache.breaker import Breaker, State
+from bento_service.cache.connection import Connection
+from bento_service.cache.keys import DIGEST_BYTES, PairKeys
+from bento_service.errors import RedisFailed
+from bento_service.metrics import EntryMetrics
+from bento_service.pairs import KnownScore
+
+logger = logging.getLogger("bentoml.reranker")
+
+# A dead owner's pairs are computed by somebody else after this long at most; a living one renews its claims four times as often.
+LEASE_SECONDS = 2.0
+RENEWALS_PER_LEASE = 4
+_FAILURES_TO_OPEN = 3
+_FIRST_PAUSE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 5.0
+STATES = (*map(str, State), "read_only")
+# The first word in capitals of what Redis answers: READONLY, OOM, MISCONF, NOREPLICAS.
+_REFUSAL = re.compile(r"\b[A-Z]{3,}\b")
+
+
+@dataclass(slots=True)
+class Claim:
+    """What Redis says of the pairs of a request, by place.
+
+    known: scored before · owned: for the asker to compute · foreign: somebody else computes them at this moment.
+    """
+
+    known: dict[int, KnownScore] = field(default_factory=dict)
+    owned: list[int] = field(default_factory=list)
+    foreign: list[int] = field(default_factory=list)
+
+
+class SharedCache:
+    """Looks up, claims and stores the pairs of one query in one script call each.
+
+    connection: None without a Redis; then every pair is the asker's to compute.
+    """
+
+    def __init__(self, connection: Connection | None, *, ttl_seconds: float, metrics: EntryMetrics) -> None:
+        self._connection = connection
+        self._ttl_ms = max(1, round(1000 * ttl_seconds))
+        self._metrics = metrics
+        self._breaker = Breaker(
+            failures=_FAILURES_TO_OPEN,
+            first_pause_seconds=_FIRST_PAUSE_SECONDS,
+            longest_pause_seconds=_LONGEST_PAUSE_SECONDS,
+            on_change=self._changed,
+        )
+        self._last_failure = ""
+        self._refusal = ""
+        self._was_up: bool | None = None
+        self._cleared: bytes | None = None
+        self._token_start = secrets.token_bytes(layout.TOKEN_BYTES - 4)
+        self._token_numbers = itertools.count()
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there is to be a Redis."""
+        return self._connection is not None
+
+    @property
+    def state(self) -> str:
+        """disabled, closed (in use), open (not answering), half_open (being probed) or read_only."""
+        if self._connection is None:
+            return "disabled"
+        return "read_only" if self._breaker.closed and self._refusal else str(self._breaker.state)
+
+    def new_token(self) -> bytes:
+        """Make an owner's token, unlike any other of any process."""
+        return self._token_start + (next(self._token_numbers) % 2**32).to_bytes(4, "little")
+
+    async def probe(self) -> None:
+        """Ask whether Redis is back, when it is time to; bounded in time.
+
+        The question is a claim of nothing: it needs all that a real one does.
+        """
+        if self._connection is None or not self._breaker.probe_due():
+            return
+        arguments = (self.new_token(), round(1000 * LEASE_SECONDS), 0, b"")
+        try:
+            await self._connection.run_script(layout.CLAIM, layout.query_keys("probe", bytes(DIGEST_BYTES)), arguments)
+        except RedisFailed as error:
+            self._failed(error)
+        else:
+            self._breaker.worked()
+
+    async def close(self) -> None:
+        """Close the connections; safe to call twice."""
+        if self._connection:
+            await self._connection.close()
+
+    async def claim(self, keys: PairKeys, places: Sequence[int], token: bytes, *, most_age_seconds: float) -> Claim:
+        """Look pairs up, and claim those that are neither known nor being computed.
+
+        most_age_seconds: a claim older than that is taken over even from a living owner.
+        """
+        asked, beyond = places[: layout.MOST_PAIRS], places[layout.MOST_PAIRS :]
+        digests = [keys.pairs[place] for place in asked]
+        arguments = (token, round(1000 * LEASE_SECONDS), round(1000 * most_age_seconds), b"".join(digests))
+        answer = await self._run("claim", layout.CLAIM, layout.query_keys(keys.fingerprint, keys.query), arguments)
+        if answer is None:
+            return Claim(owned=list(places))
+        states, values, refusal = answer
+        claim = Claim(owned=list(beyond))
+        hits = [(place, digest) for place, digest, state in zip(asked, digests, states, strict=True) if state == ord("h")]
+        found = layout.unpack_values([digest for _, digest in hits], values)
+        for (place, _), known in zip(hits, found, strict=True):
+            if known is None:  # rubbish of the right length: computed and written over
+                claim.owned.append(place)
+            else:
+                claim.known[place] = known
+        claim.foreign += [place for place, state in zip(asked, states, strict=True) if state == ord("w")]
+        claim.owned += [place for place, state in zip(asked, states, strict=True) if state == ord("o")]
+        await self._refused(refusal.decode(errors="replace"), asked_to_write=b"o" in states)
+        return claim
+
+    async def settle(
+        self,
+        keys: PairKeys,
+        known: Mapping[bytes, KnownScore],
+        released: Sequence[bytes],
+        token: bytes,
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        """Store scores and give claims up, by pair digest; claims that are no longer the token's stay.
+
+        What is there already stays, unless `overwrite`.
+        """
+        if self._refusal:  # until a claim is taken again; those from before end with their leases
+            return
+        stored = list(known)[: layout.MOST_PAIRS]
+        arguments = (
+            token,
+            self._ttl_ms,
+            layout.PAGE_PAIRS,
+            int(overwrite),
+            b"".join(stored),
+            b"".join(layout.pack_value(digest, known[digest]) for digest in stored),
+            b"".join(released[: layout.MOST_PAIRS]),
+        )
+        refusal = await self._run("settle", layout.SETTLE, layout.query_keys(keys.fingerprint, keys.query), arguments)
+        if refusal is not None:
+            await self._refused(refusal.decode(errors="replace"), asked_to_write=bool(stored))
+
+    async def renew(self, keys: PairKeys, digests: Sequence[bytes], token: bytes) -> None:
+        """Lengthen the leases of what is still the token's."""
+        arguments = (token, round(1000 * LEASE_SECONDS), b"".join(digests[: layout.MOST_PAIRS]))
+        await self._run("renew", layout.RENEW, layout.query_keys(keys.fingerprint, keys.query)[:1], arguments)
+
+    async def statistics(self) -> dict[str, Any]:
+        """Report for /health at constant cost; cached_entries counts the keys of the whole Redis, look-ups are its own totals too."""
+        report = {"enabled": self.enabled, "connected": False, "state": self.state}
+        counts = {"cached_entries": 0, "keyspace_hits": 0, "keyspace_misses": 0}
+        if self._connection and self._breaker.closed:
+            try:
+                counts = await self._connection.statistics()
+                report["connected"] = True
+            except RedisFailed as error:
+                self._failed(error)
+        return report | counts
+
+    async def was_cleared(self, fingerprint: str) -> bool:
+        """Tell whether `make cache-clear` ran for this model since the last time this was asked."""
+        if self._connection is None or not self._breaker.closed:
+            return False
+        try:
+            mark = await self._connection.get(layout.cleared_key(fingerprint))
+        except RedisFailed as error:
+            self._failed(error)
+            return False
+        new = mark is not None and mark != self._cleared
+        self._cleared = mark
+        return new
+
+    async def _run(self, operation: str, script: str, keys: Sequence[str], arguments: Sequence[bytes | int]) -> Any:
+        """Run a script if Redis answers at the moment; None if not."""
+        if self._connection is None or not self._breaker.closed:
+            return None
+        start = time.perf_counter()
+        try:
+            answer = await self._connection.run_script(script, keys, arguments)
+        except RedisFailed as error:
+            self._failed(error)
+            return None
+        self._metrics.redis_seconds.labels(operation).observe(time.perf_counter() - start)
+        self._breaker.worked()
+        return answer
+
+    def _failed(self, error: RedisFailed) -> None:
+        self._last_failure = str(error)
+        self._metrics.redis_errors.labels(str(error)).inc()
+        self._breaker.failed()
+
+    async def _refused(self, refusal: str, *, asked_to_write: bool) -> None:
+        """Note whether Redis takes writes: a replica, a full one and one that cannot save still answer look-ups."""
+        found = _REFUSAL.search(refusal)
+        kind = found.group() if found else refusal[:1]
+        if kind:
+            self._metrics.redis_errors.labels(kind.lower()).inc()
+        if not asked_to_write or bool(kind) == bool(self._refusal):
+            return
+        self._refusal = kind
+        self._show()
+        if not kind:
+            logger.info("Redis takes writes again")
+            return
+        logger.warning("Redis refuses writes (%s): what it knows is still used, new scores stay in this process", kind)
+        if self._connection:
+            with contextlib.suppress(RedisFailed):
+                await self._connection.reconnect()
+
+    def _changed(self, state: State) -> None:
+        self._show()
+        if state is State.CLOSED and self._was_up is not True:
+            self._was_up = True
+            logger.info("Redis answers: scores are shared with other servers")
+        elif state is State.OPEN and self._was_up is not False:
+            self._was_up = False
+            logger.warning("Redis does not answer (%s): scores stay in this process until it does", self._last_failure)
+
+    def _show(self) -> None:
+        shown = self.state
+        for state in STATES:
+            self._metrics.redis_state.labels(state).set(state == shown)
