@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 from redis import exceptions
@@ -48,18 +49,17 @@ class Connection:
 
     async def run_script(self, script: str, keys: Sequence[str], arguments: Sequence[bytes | int]) -> Any:
         """Run a script, by its hash where the server knows it. Raises RedisFailed."""
-        return await self._bounded(self._run_script(script, keys, arguments))
+        return await self._bounded(lambda client: _run_script(client, script, keys, arguments))
 
     async def get(self, key: str) -> bytes | None:
         """GET. Raises RedisFailed."""
-        value: bytes | None = await self._bounded(self._opened().get(key))
+        value: bytes | None = await self._bounded(lambda client: client.get(key))
         return value
 
     async def statistics(self) -> dict[str, int]:
         """Count keys and look-ups of the whole server or cluster, at a cost that does not depend on their number. Raises RedisFailed."""
-        client = self._opened()
-        keys = await self._bounded(client.dbsize())
-        info = await self._bounded(client.info("stats"))
+        keys = await self._bounded(lambda client: client.dbsize())
+        info = await self._bounded(lambda client: client.info("stats"))
         # A cluster answers node by node.
         nodes = list(info.values()) if self._address.kind == "cluster" else [info]
         return {
@@ -70,7 +70,7 @@ class Connection:
     async def reconnect(self) -> None:
         """Ask the sentinels for the master anew: the one that is known takes no writes."""
         if self._address.kind == "sentinel" and self._client is not None:
-            await self._bounded(self._client.connection_pool.disconnect(inuse_connections=False))
+            await self._bounded(lambda client: client.connection_pool.disconnect(inuse_connections=False))
 
     async def close(self) -> None:
         """Close all connections; safe to call twice."""
@@ -82,20 +82,7 @@ class Connection:
             except (exceptions.RedisError, OSError, TimeoutError):
                 return  # it is being closed because it is no longer wanted
 
-    def _opened(self) -> Any:
-        if self._client is None:
-            self._client = make_client(self._address, timeout_seconds=self._timeout_seconds)
-        return self._client
-
-    async def _run_script(self, script: str, keys: Sequence[str], arguments: Sequence[bytes | int]) -> Any:
-        client = self._opened()
-        digest = hashlib.sha1(script.encode()).hexdigest()  # noqa: S324  Redis names scripts so
-        try:
-            return await client.evalsha(digest, len(keys), *keys, *arguments)
-        except exceptions.NoScriptError:
-            return await client.eval(script, len(keys), *keys, *arguments)
-
-    async def _bounded(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _bounded(self, work: Callable[[Any], Awaitable[T]]) -> T:
         call = asyncio.ensure_future(self._in_turn(work))
         try:
             await asyncio.wait({call}, timeout=self._timeout_seconds)
@@ -115,16 +102,24 @@ class Connection:
                 call.add_done_callback(_retrieve)
         raise RedisFailed("timeout")
 
-    async def _in_turn(self, work: Coroutine[Any, Any, T]) -> T:
-        try:
-            await self._turns.acquire()
-        except BaseException:
-            work.close()
-            raise
-        try:
-            return await work
-        finally:
-            self._turns.release()
+    async def _in_turn(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        async with self._turns:
+            if self._client is None:
+                self._client = make_client(self._address, timeout_seconds=self._timeout_seconds)
+            return await work(self._client)
+
+
+@cache
+def _name(script: str) -> str:
+    """Name a script as Redis does."""
+    return hashlib.sha1(script.encode()).hexdigest()  # noqa: S324  not for security
+
+
+async def _run_script(client: Any, script: str, keys: Sequence[str], arguments: Sequence[bytes | int]) -> Any:
+    try:
+        return await client.evalsha(_name(script), len(keys), *keys, *arguments)
+    except exceptions.NoScriptError:
+        return await client.eval(script, len(keys), *keys, *arguments)
 
 
 def make_client(address: RedisAddress, *, timeout_seconds: float) -> Any:
