@@ -122,6 +122,21 @@ _ERROR = _record(
 )
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait, a whole number of at least 1.", "schema": {"type": "integer"}}}
 _RETRIED = ("429", "503")
+_CACHE_CONTROL = {
+    "name": "Cache-Control",
+    "in": "header",
+    "required": False,
+    "description": "`no-cache`: compute every pair anew, and store. `no-store`: neither read nor write a cache. Anything else: use the caches.",
+    "schema": {"type": "string"},
+}
+_CACHE_HEADERS = {
+    f"x-cache-{name}": {"description": f"Documents whose score {meaning}.", "schema": {"type": "integer"}}
+    for name, meaning in (
+        ("hits", "came from a cache"),
+        ("misses", "was computed for this request"),
+        ("shared", "another request or server was computing already"),
+    )
+}
 
 
 @cache
@@ -154,6 +169,7 @@ def _rerank(summary: str) -> dict[str, Any]:
         failures.setdefault(str(error.status), []).append(error.code)
     return {
         "summary": summary,
+        "parameters": [_CACHE_CONTROL],
         "requestBody": {
             "required": True,
             "content": {
@@ -163,6 +179,7 @@ def _rerank(summary: str) -> dict[str, Any]:
         "responses": {
             "200": {
                 "description": "The documents, best first",
+                "headers": _CACHE_HEADERS,
                 "content": {"application/json": {"schema": {"$ref": "#/components/schemas/RerankAnswer"}}},
             }
         }

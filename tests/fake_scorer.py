@@ -8,6 +8,8 @@ from typing import Any
 
 from bento_service.pairs import Outcome, PairScore, TokenPair
 
+FINGERPRINT = bytes(range(32))
+
 
 class FakeScorer:
     """Scores a pair by its tokens alone; `outcome` makes it fail, `pause` holds its calls, `up` silences its heartbeat."""
@@ -27,7 +29,7 @@ class FakeScorer:
         if self.error:
             raise self.error
         self.pairs += len(pairs)
-        return [PairScore(self.raw(TokenPair.unpack(blob)), self.outcome).pack() for blob in pairs]
+        return [PairScore(self.raw(TokenPair.unpack(blob)), self.outcome, FINGERPRINT).pack() for blob in pairs]
 
     @staticmethod
     def raw(pair: TokenPair) -> float:
@@ -44,7 +46,7 @@ class FakeScorer:
             "dtype": "float32",
             "quantization": "none",
             "precision_reason": "a test",
-            "fingerprint": "f" * 64,
+            "fingerprint": FINGERPRINT.hex(),
             "max_length": 256,
             "batch_pairs": 64,
             "pairs_per_second": 100.0,
