@@ -21,7 +21,7 @@ SAVE := $(BIN)/python -m model_store_scripts.save_model --quantization $(SAVED) 
 BUILTIN_ENTRY := all-minilm-l6-v2$(if $(filter-out none,$(SAVED)),-$(SAVED))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev model models verify serve build lint test readme cache-clear bench evaluate endurance clean
+.PHONY: help setup setup-dev model models verify serve build lint test readme cache-clear bench bench-cache cache-layouts cache-faults cache-property replay evaluate endurance clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -84,6 +84,22 @@ cache-clear: setup ## forget one model's scores in Redis and in the servers that
 
 bench: setup ## speed of the scorer, directly and over HTTP, in one run
 	$(BIN)/python load/bench.py $(BENCH_ARGS)
+
+bench-cache: setup-dev ## latency of known pairs from the process and from Redis, beside a bare BentoML API; bytes a pair takes in Redis
+	$(BIN)/python load/bench_cache.py $(BENCH_ARGS)
+
+cache-layouts: setup-dev ## memory and look-up time of ways to lay pairs out in Redis (ADR 6)
+	$(BIN)/python load/redis_layouts.py $(BENCH_ARGS)
+
+cache-faults: setup-dev ## load while Redis is killed, paused, emptied and read-only
+	$(BIN)/python load/faults.py $(BENCH_ARGS)
+
+replay: setup-dev ## hit ratio on a trace against a simulated LRU, then with four workers and Redis: QUERIES=<file, one a line>
+	@test -n "$(QUERIES)" || { echo "error: say which: make replay QUERIES=<file of queries, one a line>" >&2; exit 1; }
+	$(BIN)/python load/replay.py --queries "$(QUERIES)" $(BENCH_ARGS)
+
+cache-property: setup-dev ## the seeded property test of caches and deduplication, 2,000 rounds
+	PROPERTY_ROUNDS=$(or $(ROUNDS),2000) $(BIN)/python -m pytest -p no:cacheprovider --timeout 3000 -s tests/unit/test_dedup_property.py
 
 evaluate: setup-dev ## nDCG@10 of a running server: DATA=<folder of judged data> [URL=http://localhost:3000]
 	$(BIN)/python load/evaluate.py --data "$(DATA)" $(if $(URL),--url "$(URL)")

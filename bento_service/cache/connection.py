@@ -22,6 +22,8 @@ T = TypeVar("T")
 # Calls at once; a call takes about a millisecond, so more would only wait inside Redis.
 _MOST_CALLS = 32
 _CLOSE_SECONDS = 1.0
+# redis-py's own timer would end a call whose answer came while this process was held up; ours looks once more.
+_CLIENT_PATIENCE = 4
 _KINDS: tuple[tuple[type[Exception], str], ...] = (
     (exceptions.AuthenticationError, "authentication"),
     (exceptions.NoPermissionError, "authentication"),
@@ -125,7 +127,7 @@ async def _run_script(client: Any, script: str, keys: Sequence[str], arguments: 
 def make_client(address: RedisAddress, *, timeout_seconds: float) -> Any:
     """Make redis-py's asyncio client for an address; it connects with its first command."""
     shared: dict[str, Any] = {
-        "socket_timeout": timeout_seconds,
+        "socket_timeout": _CLIENT_PATIENCE * timeout_seconds,
         "socket_connect_timeout": timeout_seconds,
         "socket_keepalive": True,
     }
@@ -138,10 +140,10 @@ def make_client(address: RedisAddress, *, timeout_seconds: float) -> Any:
         nodes = [ClusterNode(host, port) for host, port in address.nodes]
         # Some servers of a cluster may be gone: the others still serve their slots.
         return RedisCluster(startup_nodes=nodes, retry=retry, require_full_coverage=False, **shared)
-    sentinel = Sentinel(  # type: ignore[no-untyped-call]
-        list(address.nodes),
-        sentinel_kwargs={"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds},
-    )
+    # They are asked one after the other: one that hangs must leave time for the next.
+    share = timeout_seconds / (len(address.nodes) + 1)
+    asking = {"socket_timeout": share, "socket_connect_timeout": share}
+    sentinel = Sentinel(list(address.nodes), sentinel_kwargs=asking)  # type: ignore[no-untyped-call]
     return sentinel.master_for(address.service, db=address.db, retry=retry, **shared)
 
 

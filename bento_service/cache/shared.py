@@ -68,6 +68,7 @@ class SharedCache:
         self._refusal = ""
         self._was_up: bool | None = None
         self._cleared: bytes | None = None
+        self._rubbish: set[bytes] = set()  # found where a value should be, to be written over
         self._token_start = secrets.token_bytes(layout.TOKEN_BYTES - 4)
         self._token_numbers = itertools.count()
 
@@ -118,19 +119,29 @@ class SharedCache:
         answer = await self._run("claim", layout.CLAIM, layout.query_keys(keys.fingerprint, keys.query), arguments)
         if answer is None:
             return Claim(owned=list(places))
+        try:
+            claim, refusal = self._read(answer, asked, digests)
+        except (TypeError, ValueError, AttributeError):  # something that is no Redis
+            self._failed(RedisFailed("unexpected"))
+            return Claim(owned=list(places))
+        await self._refused(refusal, asked_to_write=b"o" in answer[0])
+        claim.owned += beyond
+        return claim
+
+    def _read(self, answer: Any, asked: Sequence[int], digests: Sequence[bytes]) -> tuple[Claim, str]:
         states, values, refusal = answer
-        claim = Claim(owned=list(beyond))
+        claim = Claim(owned=[place for place, state in zip(asked, states, strict=True) if state == ord("o")])
+        claim.foreign = [place for place, state in zip(asked, states, strict=True) if state == ord("w")]
         hits = [(place, digest) for place, digest, state in zip(asked, digests, states, strict=True) if state == ord("h")]
         found = layout.unpack_values([digest for _, digest in hits], values)
-        for (place, _), known in zip(hits, found, strict=True):
-            if known is None:  # rubbish of the right length: computed and written over
-                claim.owned.append(place)
-            else:
+        for (place, digest), known in zip(hits, found, strict=True):
+            if known:
                 claim.known[place] = known
-        claim.foreign += [place for place, state in zip(asked, states, strict=True) if state == ord("w")]
-        claim.owned += [place for place, state in zip(asked, states, strict=True) if state == ord("o")]
-        await self._refused(refusal.decode(errors="replace"), asked_to_write=b"o" in states)
-        return claim
+            else:
+                claim.owned.append(place)
+                if len(self._rubbish) < layout.MOST_PAIRS:
+                    self._rubbish.add(digest)
+        return claim, _text(refusal)
 
     async def settle(
         self,
@@ -148,6 +159,8 @@ class SharedCache:
         if self._refusal:  # until a claim is taken again; those from before end with their leases
             return
         stored = list(known)[: layout.MOST_PAIRS]
+        overwrite = overwrite or not self._rubbish.isdisjoint(stored)
+        self._rubbish.difference_update(stored)
         arguments = (
             token,
             self._ttl_ms,
@@ -159,7 +172,7 @@ class SharedCache:
         )
         refusal = await self._run("settle", layout.SETTLE, layout.query_keys(keys.fingerprint, keys.query), arguments)
         if refusal is not None:
-            await self._refused(refusal.decode(errors="replace"), asked_to_write=bool(stored))
+            await self._refused(_text(refusal), asked_to_write=bool(stored))
 
     async def renew(self, keys: PairKeys, digests: Sequence[bytes], token: bytes) -> None:
         """Lengthen the leases of what is still the token's."""
@@ -241,3 +254,7 @@ class SharedCache:
         shown = self.state
         for state in STATES:
             self._metrics.redis_state.labels(state).set(state == shown)
+
+
+def _text(answer: object) -> str:
+    return answer.decode(errors="replace") if isinstance(answer, bytes) else ""

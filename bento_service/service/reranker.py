@@ -34,9 +34,11 @@ from bento_service.service.startup import (
     SCORER_COUNT,
     SETTINGS,
     TAG,
+    all_entries_were_ready,
     check_model,
     exit_as_the_scorer_did,
     make_tokenizer,
+    mark_entry_ready,
     warm_up_pair,
 )
 
@@ -70,8 +72,14 @@ class _Reranker:
             max_queue_pairs=SETTINGS.queue_pairs_per_worker,
             metrics=_ENTRY_METRICS,
         )
+
+        def changed() -> None:
+            admission.wake()
+            if any(link.up for link in self._links):
+                mark_entry_ready()
+
         for link in self._links:
-            link.on_change = admission.wake
+            link.on_change = changed
         local = LocalCache(
             max_entries=SETTINGS.local_cache_entries, ttl_seconds=SETTINGS.cache_ttl_seconds, metrics=_ENTRY_METRICS
         )
@@ -96,6 +104,7 @@ class _Reranker:
         health = Health(tag=TAG, info=INFO, links=self._links, shared=shared, settings=SETTINGS)
         self.routes = Routes(pipeline=pipeline, health=health, entry_metrics=_ENTRY_METRICS, settings=SETTINGS)
         self._siblings_seen = time.monotonic()
+        self._all_were_ready = False
 
     def _clients(self) -> list[ScorerClient]:
         return [RemoteScorer(getattr(self, f"scorer_{index}")) for index in range(SCORER_COUNT)]
@@ -141,8 +150,11 @@ class _Reranker:
         return await self.routes.answer({"query": query, **given}, NATIVE, time.perf_counter())
 
     async def __is_ready__(self) -> bool:
-        """/readyz: a Scorer answers and is warm."""
-        return any(link.up for link in self._links)
+        """/readyz: a Scorer answers and is warm; at the start, all entry workers have seen one."""
+        up = any(link.up for link in self._links)
+        if up and not self._all_were_ready:
+            self._all_were_ready = all_entries_were_ready()
+        return up and self._all_were_ready
 
     async def __is_alive__(self) -> bool:
         """/livez: no worker process has been gone for longer than RERANKER_LIVENESS_SECONDS."""

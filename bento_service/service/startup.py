@@ -114,6 +114,21 @@ def ready_file(index: int) -> Path | None:
     return Path(directory, f"scorer-{index}.ready") if directory else None
 
 
+def mark_entry_ready() -> None:
+    """Leave a mark that this entry worker has a warm Scorer."""
+    index, directory = bentoml.server_context.worker_index, run_directory()
+    if directory and index is not None:
+        Path(directory, f"entry-{index}.ready").touch()
+
+
+def all_entries_were_ready() -> bool:
+    """Tell whether every entry worker has had a warm Scorer: /readyz is answered by any one of them, for all."""
+    directory = run_directory()
+    if directory is None or bentoml.server_context.worker_index is None:
+        return True
+    return len(list(Path(directory).glob("entry-*.ready"))) >= SETTINGS.workers
+
+
 def give_up(error: Exception, *, first_start: bool = False) -> NoReturn:
     """End a model worker that cannot go on, in one line; on the first start end the server too, or circus would try for ever.
 
