@@ -20,7 +20,7 @@ from bento_service.pairs import Outcome, PairScore
 from bento_service.scorer_link import ScorerLink
 
 MAX_CALL_PAIRS = 32
-OnCall = Callable[[int, int, asyncio.Task[list[PairScore]]], None]
+OnCall = Callable[[Sequence[int], asyncio.Task[list[PairScore]]], None]
 _BATCHES_UNDER_WAY = 2
 
 
@@ -72,19 +72,26 @@ class Admission:
         before = sum(self._under_way.values()) + calls * sum(size for size, turn in self._turns if not turn.done())
         return (before + pairs) / rate
 
-    async def score(self, blobs: Sequence[bytes], *, deadline: float, on_call: OnCall = lambda *_: None) -> list[PairScore]:
+    async def score(
+        self,
+        blobs: Sequence[bytes],
+        *,
+        deadline: float,
+        wanted: Callable[[int], bool] = lambda _: True,
+        on_call: OnCall = lambda *_: None,
+    ) -> list[PairScore]:
         """Score packed pairs that have a place, in the order given.
 
-        on_call: told of each call as it goes out: the place of its first pair, how many, and the call, which goes on when
-        this is cancelled.
-        Cancelling drops what still waits. Raises ScorerDown, DeadlinePassed or ScorerFailed.
+        wanted: asked of each pair's place when its turn comes; what is not wanted any more is left out of the answer, too ·
+        on_call: told of each call as it goes out, with its pairs' places; the call goes on when this is cancelled. Cancelling drops
+        what still waits. Raises ScorerDown, DeadlinePassed or ScorerFailed.
         """
         self.require_scorer()
         if deadline <= time.monotonic():
             raise deadline_passed()
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                scores = await self._in_turns(blobs, on_call)
+                scores = await self._in_turns(blobs, wanted, on_call)
         except TimeoutError:
             raise deadline_passed() from None
         _check(scores)
@@ -123,25 +130,30 @@ class Admission:
                 turn.set_result(link)
             self._turns.popleft()
 
-    async def _in_turns(self, blobs: Sequence[bytes], on_call: OnCall) -> list[PairScore]:
+    async def _in_turns(self, blobs: Sequence[bytes], wanted: Callable[[int], bool], on_call: OnCall) -> list[PairScore]:
         """Queue one call at a time, so that a big request stands in the queue only once and others get their turn."""
         calls: list[asyncio.Task[list[PairScore]]] = []
         begin = time.monotonic()
         state = self._metrics.requests_waiting
         state.inc()
         try:
-            start = 0
-            while start < len(blobs):
-                chunk = blobs[start : start + self._call_pairs()]
-                start += len(chunk)
-                link = await self._turn(len(chunk))
+            rest = list(range(len(blobs)))
+            while rest:
+                size = min(len(rest), self._call_pairs())
+                link = await self._turn(size)
+                rest = [place for place in rest if wanted(place)]
+                chunk, rest = rest[:size], rest[size:]
+                if len(chunk) < size:
+                    self._give_back(link, size - len(chunk))
+                if not chunk:
+                    break
                 if not calls:
                     self._metrics.stage_seconds.labels("queue").observe(time.monotonic() - begin)
                     state.dec()
                     state = self._metrics.requests_active
                     state.inc()
-                calls.append(self._call(link, chunk))
-                on_call(start - len(chunk), len(chunk), calls[-1])
+                calls.append(self._call(link, [blobs[place] for place in chunk]))
+                on_call(chunk, calls[-1])
                 _raise_first_failure(calls)
             # Shielded: a call under way is computed whether or not its caller stays, and holds its place until then.
             return [score for scores in await asyncio.gather(*map(asyncio.shield, calls)) for score in scores]
@@ -199,10 +211,9 @@ class Admission:
 
 
 def _check(scores: Sequence[PairScore]) -> None:
-    outcomes = {score.outcome for score in scores}
-    if Outcome.LATE in outcomes:
+    if any(score.outcome is Outcome.LATE for score in scores):
         raise deadline_passed()
-    if Outcome.FAILED in outcomes:
+    if any(score.failed for score in scores):
         raise scoring_failed()
 
 

@@ -7,39 +7,42 @@ known here ▶ being computed here: wait ▶ one call to Redis: known, ours, or 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import math
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Protocol, Self
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from bento_service.admission import scoring_failed
 from bento_service.cache.keys import PairKeys
+from bento_service.cache.layout import MOST_PAIRS
 from bento_service.cache.local import LocalCache
 from bento_service.cache.shared import LEASE_SECONDS, RENEWALS_PER_LEASE, SharedCache
-from bento_service.errors import ScorerDown
-from bento_service.flight import Answer, Flight, Origin, is_bad, until_settled
+from bento_service.flight import Answer, Flight, Origin, until_settled
 from bento_service.metrics import EntryMetrics
 from bento_service.pairs import KnownScore, Outcome, PairScore
 from bento_service.schemas import CacheUse
 from bento_service.tokenizer import TokenizedPair
+from bento_service.waiting import Waiting, late_after_seconds
 
+T = TypeVar("T")
 _LONGEST_WAIT_SECONDS = 3600.0  # every request has a deadline before that
 _FIRST_POLL_SECONDS, _LONGEST_POLL_SECONDS, _POLL_GROWTH = 0.01, 0.1, 1.5
 
 
-class Sent(Protocol):
-    """Told of each call to a Scorer as it goes out."""
+class Progress(Protocol):
+    """What a computation asks and tells on its way."""
 
-    def __call__(self, places: Sequence[int], pairs: Sequence[TokenizedPair], call: asyncio.Task[list[PairScore]], /) -> None:
-        """Take note of a call: which pairs, and where their scores will be."""
+    def wants(self, place: int, /) -> bool:
+        """Tell, when a pair's turn comes, whether it is still to be computed here."""
+
+    def sent(self, places: Sequence[int], pairs: Sequence[TokenizedPair], call: asyncio.Task[list[PairScore]], /) -> None:
+        """Take note of a call to a Scorer: which pairs, and where their scores will be."""
 
 
 class Compute(Protocol):
     """Computes pairs: tokenises, queues and scores."""
 
-    async def __call__(self, places: Sequence[int], sent: Sent, /) -> None:
+    async def __call__(self, places: Sequence[int], progress: Progress, /) -> None:
         """Compute the pairs at these places; return when all calls have ended, raise if one failed."""
 
 
@@ -54,19 +57,22 @@ class Deduplication:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def stop(self) -> None:
-        """Give up what is under way; safe to call twice."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Give up what is under way, claims included; bounded in time, safe to call twice."""
+        for flight in set(self._flights.values()):
+            flight.drop()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=LEASE_SECONDS)
+            for task in late:
+                task.cancel()
 
     async def answers(
         self, keys: PairKeys, compute: Compute, *, use: CacheUse, alone_seconds: Callable[[int], float]
     ) -> list[Answer]:
         """Answer each pair, in order; no pair may come twice.
 
-        alone_seconds: how long so many pairs would take if nothing was shared: nobody waits for others for longer than that and
-        a lease. Cancelling drops what nobody else wants and has not gone out. Raises what `compute` raises.
+        alone_seconds: how long so many pairs would take by now if nothing was shared. What others own is waited for during a lease
+        longer than that; then whatever is not with a Scorer is taken over from who has had it for that long. Cancelling drops
+        what nobody else wants and has not gone out. Raises what `compute` raises.
         """
         places = range(len(keys.pairs))
         if use is not CacheUse.FULL:
@@ -75,35 +81,51 @@ class Deduplication:
             found = {place: Answer(known, Origin.PROCESS) for place in places if (known := self._local.get(keys.pairs[place]))}
             rest = [place for place in places if place not in found]
             if rest:
-                found |= await self._together(keys, rest, compute, LEASE_SECONDS + alone_seconds(len(rest)))
+                found |= await self._together(Waiting(keys, rest, alone_seconds), compute)
         answers = [found[place] for place in places]
         self._count(answers)
         return answers
 
     async def _anew(self, keys: PairKeys, compute: Compute, *, store: bool) -> dict[int, Answer]:
-        """Compute everything, whatever is known."""
+        """Compute everything, whatever is known, and share it with nobody before it is stored."""
         flight = Flight(keys, range(len(keys.pairs)), self._shared.new_token())
-        try:
-            await compute(flight.places, lambda *call: self._sent(flight, *call, store=store, overwrite=True))
-        finally:
-            await self._store(flight, (), overwrite=True)
+        self._launch(flight, self._compute_alone(flight, compute, store=store))
+        with flight.wanted():
+            await until_settled([flight.ended], timeout_seconds=_LONGEST_WAIT_SECONDS)
+        if flight.error:
+            raise flight.error
         return {place: answer for place in flight.places if (answer := flight.answers[keys.pairs[place]].result())}
 
-    async def _together(self, keys: PairKeys, rest: list[int], compute: Compute, patience_seconds: float) -> dict[int, Answer]:
+    async def _compute_alone(self, flight: Flight, compute: Compute, *, store: bool) -> None:
+        try:
+            await compute(flight.places, _Progress(self, flight, alone=True, store=store))
+        except Exception as error:  # noqa: BLE001  whatever it was, it is the one's who asked
+            flight.end(error)
+        finally:
+            while flight.calls:
+                await asyncio.wait(flight.calls)
+            await self._store(flight, (), overwrite=True)
+
+    async def _together(self, waiting: Waiting, compute: Compute) -> dict[int, Answer]:
         """Compute what nobody computes and wait for the rest; begin anew with what others gave up or are too slow with."""
-        with _Waiting(keys, rest, patience_seconds) as waiting:
+        with waiting:
             while waiting.rest:
                 if led := waiting.unowned(self._flights):
-                    waiting.own.append(self._begin(keys, led, compute, patience_seconds))
+                    waiting.own.append(self._begin(waiting, led, compute))
                 waiting.join(self._flights)
                 await waiting.until_something_happens()
                 waiting.collect()
             return waiting.found
 
-    def _begin(self, keys: PairKeys, places: list[int], compute: Compute, patience_seconds: float) -> Flight:
-        flight = Flight(keys, places, self._shared.new_token())
+    def _begin(self, waiting: Waiting, places: list[int], compute: Compute) -> Flight:
+        flight = Flight(waiting.keys, places, self._shared.new_token())
+        before = {key: self._flights[key] for key in flight.answers if key in self._flights}
         self._flights |= dict.fromkeys(flight.answers, flight)
-        flight.task = task = asyncio.create_task(self._fly(flight, compute, patience_seconds))
+        self._launch(flight, self._fly(flight, compute, waiting.alone_seconds, before))
+        return flight
+
+    def _launch(self, flight: Flight, work: Coroutine[Any, Any, None]) -> None:
+        flight.task = task = asyncio.create_task(work)
         self._tasks.add(task)
 
         def landed(_: asyncio.Task[None]) -> None:
@@ -113,13 +135,15 @@ class Deduplication:
             flight.end()
 
         task.add_done_callback(landed)
-        return flight
 
-    async def _fly(self, flight: Flight, compute: Compute, patience_seconds: float) -> None:
+    async def _fly(
+        self, flight: Flight, compute: Compute, alone_seconds: Callable[[int], float], before: Mapping[bytes, Flight]
+    ) -> None:
         """Get every answer of a flight; on every way out its claims are released."""
-        renewing = asyncio.create_task(self._renew(flight))
+        renewing = asyncio.create_task(self._renew(flight)) if self._shared.enabled else None
         try:
-            await self._get(flight, compute, patience_seconds)
+            await self._take_claims(flight, before)
+            await self._claim_compute_store(flight, compute, alone_seconds)
         except Exception as error:  # noqa: BLE001  whatever it was, it is the one's who began
             flight.end(error)
             await self._give_up(flight)
@@ -127,56 +151,55 @@ class Deduplication:
             await self._give_up(flight)
             raise
         finally:
-            renewing.cancel()
+            if renewing:
+                renewing.cancel()
 
-    async def _get(self, flight: Flight, compute: Compute, patience_seconds: float) -> None:
+    async def _take_claims(self, flight: Flight, before: Mapping[bytes, Flight]) -> None:
+        """Release the claims of the slow flights of this process whose pairs are taken over; they know by the table."""
+        for slow in set(before.values()):
+            taken = slow.claimed & {key for key, owner in before.items() if owner is slow}
+            slow.claimed -= taken
+            if taken:
+                async with slow.redis_turn:
+                    await _to_its_end(self._shared.settle(flight.keys, {}, list(taken), slow.token))
+
+    async def _claim_compute_store(self, flight: Flight, compute: Compute, alone_seconds: Callable[[int], float]) -> None:
         keys, waiting, origin, pause = flight.keys, flight.places, Origin.REDIS, _FIRST_POLL_SECONDS
+        patient_until = flight.begun + LEASE_SECONDS + alone_seconds(len(waiting))
         while waiting:
-            claim = await self._shared.claim(keys, waiting, flight.token, most_age_seconds=patience_seconds)
+            patient = time.monotonic() < patient_until
+            most_age = _LONGEST_WAIT_SECONDS if patient else late_after_seconds(alone_seconds(len(waiting)))
+            if self._shared.enabled:
+                flight.claimed = {
+                    keys.pairs[place] for place in waiting[:MOST_PAIRS]
+                }  # until the answer is there, any may be ours
+            claim = await _to_its_end(self._shared.claim(keys, waiting, flight.token, most_age_seconds=most_age))
+            flight.claimed &= {keys.pairs[place] for place in claim.owned}
             for place, known in claim.known.items():
                 self._local.put(keys.pairs[place], known)
                 flight.answer(keys.pairs[place], Answer(known, origin))
             if claim.owned:
-                if self._shared.enabled:
-                    flight.claimed |= {keys.pairs[place] for place in claim.owned}
-                await compute(claim.owned, lambda *call: self._sent(flight, *call))
+                await compute(claim.owned, _Progress(self, flight))
                 await self._store(flight, flight.claimed)
-            waiting, origin = claim.foreign, Origin.SHARED_AMONG_SERVERS
+            # What is neither answered nor ours any more in this process is with the flight that took it over.
+            waiting = [place for place in waiting if self._is_open(flight, keys.pairs[place])]
+            flight.lost.clear()
+            origin = Origin.SHARED_AMONG_SERVERS
             if waiting and not claim.owned:
                 await asyncio.sleep(pause)
                 pause = min(_LONGEST_POLL_SECONDS, pause * _POLL_GROWTH)
 
-    def _sent(
-        self,
-        flight: Flight,
-        places: Sequence[int],
-        pairs: Sequence[TokenizedPair],
-        call: asyncio.Task[list[PairScore]],
-        *,
-        store: bool = True,
-        overwrite: bool = False,
-    ) -> None:
-        """Follow a call to its end, whoever still waits for it by then: what a Scorer has computed is not thrown away."""
-        flight.calls[call] = list(places)
+    def _is_open(self, flight: Flight, key: bytes) -> bool:
+        return not flight.answers[key].done() and self._flights.get(key) is flight
 
-        def ended(_: asyncio.Task[list[PairScore]]) -> None:
-            places = flight.calls.pop(call)
-            if call.cancelled() or call.exception():
-                return
-            for place, pair, score in zip(places, pairs, call.result(), strict=True):
-                if score.outcome is Outcome.FAILED:
-                    flight.fail(flight.keys.pairs[place], scoring_failed())
-                elif score.outcome is Outcome.SCORED:
-                    known = KnownScore(score.raw, pair.token_count, pair.truncated)
-                    flight.answer(flight.keys.pairs[place], Answer(known, Origin.COMPUTED))
-                    if store:
-                        self._keep(flight, place, known, score.fingerprint.hex(), overwrite=overwrite)
+    def wants(self, flight: Flight, place: int) -> bool:
+        """Tell whether a pair of a flight is still its own to compute."""
+        key = flight.keys.pairs[place]
+        return self._is_open(flight, key) and key not in flight.lost
 
-        call.add_done_callback(ended)
-
-    def _keep(self, flight: Flight, place: int, known: KnownScore, fingerprint: str, *, overwrite: bool) -> None:
+    def keep(self, flight: Flight, place: int, known: KnownScore, fingerprint: str, *, overwrite: bool) -> None:
         """Remember a score under the model that gave it: a Scorer may have come back as another one."""
-        keys = flight.keys if fingerprint == flight.keys.fingerprint else flight.keys.under(fingerprint)
+        keys = flight.keys if fingerprint == flight.keys.fingerprint else flight.keys_of(fingerprint)
         flight.unstored.setdefault(fingerprint, {})[keys.pairs[place]] = known
         self._local.put(keys.pairs[place], known, overwrite=overwrite)
 
@@ -187,9 +210,11 @@ class Deduplication:
         flight.claimed = flight.claimed - released
         known = unstored.pop(flight.keys.fingerprint, {})
         if known or released:
-            await self._shared.settle(flight.keys, known, list(released), flight.token, overwrite=overwrite)
+            async with flight.redis_turn:
+                await _to_its_end(self._shared.settle(flight.keys, known, list(released), flight.token, overwrite=overwrite))
         for fingerprint, others in unstored.items():
-            await self._shared.settle(flight.keys.under(fingerprint), others, (), flight.token, overwrite=overwrite)
+            other = flight.keys_of(fingerprint)
+            await _to_its_end(self._shared.settle(other, others, (), flight.token, overwrite=overwrite))
 
     async def _give_up(self, flight: Flight) -> None:
         """Let others begin anew with what has not gone out; see what has gone out to its end."""
@@ -208,11 +233,16 @@ class Deduplication:
                 del self._flights[key]
 
     async def _renew(self, flight: Flight) -> None:
-        """Keep the claims of a slow computation; a process that dies stops doing so."""
+        """Keep the claims of a slow computation; a process that dies stops doing so. What another server took over is left to it."""
         while True:
             await asyncio.sleep(LEASE_SECONDS / RENEWALS_PER_LEASE)
-            if flight.claimed:
-                await self._shared.renew(flight.keys, list(flight.claimed), flight.token)
+            async with flight.redis_turn:
+                if not flight.claimed:
+                    continue
+                under_way = flight.under_way
+                lost = await self._shared.renew(flight.keys, list(flight.claimed), under_way, flight.token)
+                flight.claimed -= lost
+                flight.lost |= lost - under_way
 
     def _count(self, answers: Sequence[Answer]) -> None:
         for origin, count in Counter(answer.origin for answer in answers).items():
@@ -224,68 +254,47 @@ class Deduplication:
                 self._metrics.shared_pairs.labels("process" if origin is Origin.SHARED_IN_PROCESS else "servers").inc(count)
 
 
-class _Waiting:
-    """What one request still waits for, and whose flights it has an interest in until it leaves."""
+class _Progress:
+    """Follows a flight's calls to their end, whoever still waits for them by then: what a Scorer has computed is not thrown away."""
 
-    def __init__(self, keys: PairKeys, places: list[int], patience_seconds: float) -> None:
-        self.rest = places
-        self.found: dict[int, Answer] = {}
-        self.own: list[Flight] = []
-        self._keys = keys
-        self._patience_seconds = patience_seconds
-        self._flights: dict[int, Flight] = {}
-        self._too_slow: dict[bytes, Flight] = {}
-        self._joined: set[Flight] = set()
-        self._interest = contextlib.ExitStack()
+    def __init__(self, dedup: Deduplication, flight: Flight, *, alone: bool = False, store: bool = True) -> None:
+        self._dedup = dedup
+        self._flight = flight
+        self._alone = alone
+        self._store = store
 
-    def __enter__(self) -> Self:
-        return self
+    def wants(self, place: int) -> bool:
+        """See Progress."""
+        return self._alone or self._dedup.wants(self._flight, place)
 
-    def __exit__(self, *_: object) -> None:
-        self._interest.close()
+    def sent(self, places: Sequence[int], pairs: Sequence[TokenizedPair], call: asyncio.Task[list[PairScore]]) -> None:
+        """See Progress."""
+        flight = self._flight
+        flight.calls[call] = list(places)
 
-    def unowned(self, flights: Mapping[bytes, Flight]) -> list[int]:
-        """Find what nobody computes, or somebody for too long or in vain."""
-        return [place for place in self.rest if not self._is_owned(self._keys.pairs[place], flights)]
+        def ended(_: asyncio.Task[list[PairScore]]) -> None:
+            places = flight.calls.pop(call)
+            if call.cancelled() or call.exception():
+                return
+            for place, pair, score in zip(places, pairs, call.result(), strict=True):
+                if score.outcome is Outcome.LATE:
+                    continue
+                if score.failed:
+                    flight.fail(flight.keys.pairs[place], scoring_failed())
+                else:
+                    known = KnownScore(score.raw, pair.token_count, pair.truncated)
+                    flight.answer(flight.keys.pairs[place], Answer(known, Origin.COMPUTED))
+                    if self._store:
+                        self._dedup.keep(flight, place, known, score.fingerprint.hex(), overwrite=self._alone)
 
-    def _is_owned(self, key: bytes, flights: Mapping[bytes, Flight]) -> bool:
-        flight = flights.get(key)
-        return flight is not None and flight is not self._too_slow.get(key) and not is_bad(flight.answers[key])
-
-    def join(self, flights: Mapping[bytes, Flight]) -> None:
-        """Have an interest in every flight that computes what is waited for."""
-        self._flights = {place: flights[self._keys.pairs[place]] for place in self.rest}
-        for flight in set(self._flights.values()) - self._joined:
-            self._joined.add(flight)
-            self._interest.enter_context(flight.wanted())
-
-    async def until_something_happens(self) -> None:
-        """Wait until all is answered and what is ours is stored, or a pair was given up, or somebody is too slow."""
-        futures: list[asyncio.Future[Any]] = [flight.ended for flight in self.own]
-        futures += [flight.answers[self._keys.pairs[place]] for place, flight in self._flights.items()]
-        until = min((self._until(flight) for flight in self._flights.values()), default=math.inf)
-        await until_settled(futures, timeout_seconds=max(0.0, until - time.monotonic()))
-
-    def collect(self) -> None:
-        """Take what was answered; raises the error of our own flight, or of another that concerns all."""
-        for flight in self.own:
-            if flight.error:
-                raise flight.error
-        for place, flight in self._flights.items():
-            answer = flight.answers[self._keys.pairs[place]]
-            if not answer.done():
-                if time.monotonic() >= self._until(flight):
-                    self._too_slow[self._keys.pairs[place]] = flight
-            elif known := answer.result():
-                self.found[place] = known if flight in self.own else _second_hand(known)
-            elif isinstance(flight.error, ScorerDown):
-                raise flight.error
-        self.rest = [place for place in self.rest if place not in self.found]
-
-    def _until(self, flight: Flight) -> float:
-        """Our own flight ends by itself; another one may have a long way to go before it comes to what is wanted here."""
-        return time.monotonic() + _LONGEST_WAIT_SECONDS if flight in self.own else flight.begun + self._patience_seconds
+        call.add_done_callback(ended)
 
 
-def _second_hand(answer: Answer) -> Answer:
-    return Answer(answer.known, Origin.SHARED_IN_PROCESS) if answer.origin is Origin.COMPUTED else answer
+async def _to_its_end(call: Coroutine[Any, Any, T]) -> T:
+    """Await a call to Redis, which is short, also when cancelled meanwhile: what it did there must be known to be undone."""
+    task = asyncio.ensure_future(call)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise

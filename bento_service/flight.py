@@ -40,7 +40,7 @@ class Flight:
 
     answers: by pair key; None for a pair that was given up, which whoever wants it begins anew · ended: true after the last answer is
     stored, None after a failure, which is `error` · calls: to a Scorer, under way, with their pairs · unstored: computed, by
-    fingerprint · claimed: pairs that Redis may hold a claim of ours to.
+    fingerprint · claimed: pairs that Redis may hold a claim of ours to · lost: pairs that another server has taken over.
     """
 
     def __init__(self, keys: PairKeys, places: Iterable[int], token: bytes) -> None:
@@ -56,6 +56,9 @@ class Flight:
         self.calls: dict[asyncio.Task[list[PairScore]], list[int]] = {}
         self.unstored: dict[str, dict[bytes, KnownScore]] = {}
         self.claimed: set[bytes] = set()
+        self.lost: set[bytes] = set()
+        self.redis_turn = asyncio.Lock()  # a renewal that overtakes a release would claim what nobody computes
+        self._other_keys: dict[str, PairKeys] = {}
         self._wanted = 0
         self._dropped = False
 
@@ -67,9 +70,20 @@ class Flight:
             yield
         finally:
             self._wanted -= 1
-            if not self._wanted and self.task and not self._dropped and not self.ended.done():
-                self._dropped = True  # once: its clean-up must not be disturbed
-                self.task.cancel()
+            if not self._wanted:
+                self.drop()
+
+    def drop(self) -> None:
+        """Cancel what has not gone out to a Scorer; once, since its clean-up must not be disturbed."""
+        if self.task and not self._dropped and not self.ended.done():
+            self._dropped = True
+            self.task.cancel()
+
+    def keys_of(self, fingerprint: str) -> PairKeys:
+        """Make the keys of the same pairs for another model, once."""
+        if fingerprint not in self._other_keys:
+            self._other_keys[fingerprint] = self.keys.under(fingerprint)
+        return self._other_keys[fingerprint]
 
     @property
     def under_way(self) -> set[bytes]:
@@ -102,7 +116,7 @@ class Flight:
 async def until_settled(futures: Collection[asyncio.Future[Any]], *, timeout_seconds: float) -> None:
     """Wait until all are settled, or one was given up or failed, or the time is up."""
     waiting = [future for future in futures if not future.done()]
-    if len(waiting) < len(futures) and any(is_bad(future) for future in futures):
+    if len(waiting) < len(futures) and any(was_given_up(future) for future in futures):
         return
     enough: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     left = len(waiting)
@@ -110,7 +124,7 @@ async def until_settled(futures: Collection[asyncio.Future[Any]], *, timeout_sec
     def settled(future: asyncio.Future[Any]) -> None:
         nonlocal left
         left -= 1
-        if (not left or is_bad(future)) and not enough.done():
+        if (not left or was_given_up(future)) and not enough.done():
             enough.set_result(None)
 
     for future in waiting:
@@ -123,6 +137,6 @@ async def until_settled(futures: Collection[asyncio.Future[Any]], *, timeout_sec
             future.remove_done_callback(settled)
 
 
-def is_bad(future: asyncio.Future[Any]) -> bool:
+def was_given_up(future: asyncio.Future[Any]) -> bool:
     """Tell whether it was given up or failed; false while it is open."""
     return future.done() and (future.cancelled() or future.exception() is not None or future.result() is None)

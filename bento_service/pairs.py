@@ -6,6 +6,7 @@ Both travel as small byte strings, because BentoML validates and dumps richer ty
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
@@ -69,6 +70,11 @@ class PairScore:
     raw: float
     outcome: Outcome
     fingerprint: bytes = bytes(32)
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is no score: what is no finite number is none, whatever a Scorer calls it."""
+        return self.outcome is Outcome.FAILED or not math.isfinite(self.raw)
 
     def pack(self) -> bytes:
         """Encode for the hop back."""

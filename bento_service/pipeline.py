@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from bento_service.admission import Admission, deadline_passed
 from bento_service.cache.keys import pair_keys
-from bento_service.dedup import Deduplication, Sent
+from bento_service.dedup import Deduplication, Progress
 from bento_service.errors import DocumentTooLong, UnknownModel
 from bento_service.flight import Answer, Origin
 from bento_service.metrics import EntryMetrics
@@ -106,17 +106,22 @@ class Pipeline:
             fingerprint, use = "", CacheUse.NONE
         keys = pair_keys(query, distinct, fingerprint=fingerprint, max_length=self._max_length)
 
-        async def compute(places: Sequence[int], sent: Sent) -> None:
+        async def compute(places: Sequence[int], progress: Progress) -> None:
             with self._admission.place_for(len(places)):
                 pairs = await self._tokenize(query, [distinct[place] for place in places], deadline)
                 cut = {distinct[place] for place, pair in zip(places, pairs, strict=True) if pair.truncated}
                 self._refuse_truncation(query, [index for index, text in enumerate(texts) if text in cut])
 
-                def on_call(first: int, count: int, call: asyncio.Task[list[PairScore]]) -> None:
-                    sent(places[first : first + count], pairs[first : first + count], call)
+                def on_call(chunk: Sequence[int], call: asyncio.Task[list[PairScore]]) -> None:
+                    progress.sent([places[number] for number in chunk], [pairs[number] for number in chunk], call)
 
                 start = time.perf_counter()
-                await self._admission.score([pair.tokens.pack() for pair in pairs], deadline=deadline, on_call=on_call)
+                await self._admission.score(
+                    [pair.tokens.pack() for pair in pairs],
+                    deadline=deadline,
+                    wanted=lambda number: progress.wants(places[number]),
+                    on_call=on_call,
+                )
                 self._observe("score", start)
 
         return await self._dedup.answers(keys, compute, use=use, alone_seconds=self._admission.seconds_for)

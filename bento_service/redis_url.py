@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 Kind = Literal["single", "sentinel", "cluster"]
 FORMS = "redis://, rediss://, unix://, redis+sentinel://host:port,host:port/service/db or redis+cluster://host:port,host:port"
+# Of a single server's URL; others would change what redis-py answers, or are none of its options.
+_OPTIONS = frozenset(
+    [
+        "db",
+        "username",
+        "password",
+        "client_name",
+        "health_check_interval",
+        "ssl_ca_certs",
+        "ssl_certfile",
+        "ssl_keyfile",
+        "ssl_cert_reqs",
+        "ssl_check_hostname",
+    ]
+)
 _DEFAULT_PORTS = {"single": 6379, "sentinel": 26379, "cluster": 6379}
 
 
@@ -32,26 +47,45 @@ def parse_redis_url(url: str) -> RedisAddress:
     if scheme in ("redis", "rediss"):
         return _server(url)
     if scheme == "unix":
-        if not urlsplit(url).path.startswith("/"):
-            raise ValueError("a unix:// URL needs an absolute path: unix:///run/redis.sock?db=0")
+        parts = _split(url)
+        if parts.hostname or not parts.path.startswith("/"):
+            raise ValueError("a unix:// URL needs an absolute path after a third slash: unix:///run/redis.sock?db=0")
+        _check_options(parts)
         return RedisAddress("single", url)
     if scheme == "redis+sentinel":
         return _sentinel(url, rest)
     if scheme == "redis+cluster":
         return _cluster(url, rest)
-    raise ValueError(f"{scheme}:// is no kind of Redis known here: write {FORMS}")
+    raise ValueError(f"the URL begins like no kind of Redis known here: write {FORMS}")
 
 
 def _server(url: str) -> RedisAddress:
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        raise ValueError("the port is no number from 0 to 65535: write redis://host:6379/0") from None
-    if not host:
+    parts = _split(url)
+    if not parts.hostname:
         raise ValueError("the URL names no host: write redis://host:6379/0")
     _database(parts.path.removeprefix("/"))
+    _check_options(parts)
     return RedisAddress("single", url)
+
+
+def _split(url: str) -> SplitResult:
+    """Split a URL; urllib's own words hold parts of it."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise ValueError(
+            "its host or port cannot be read (encode special characters as %40): write redis://host:6379/0"
+        ) from None
+    return parts
+
+
+def _check_options(parts: SplitResult) -> None:
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name not in _OPTIONS:
+            raise ValueError(f"the URL has an option that is not offered: only {', '.join(sorted(_OPTIONS))} are")
+        if name == "db":
+            _database(value)
 
 
 def _sentinel(url: str, rest: str) -> RedisAddress:
@@ -80,14 +114,10 @@ def _authority(authority: str, kind: Kind) -> tuple[str | None, str | None, tupl
 
 
 def _node(text: str, default_port: int) -> tuple[str, int]:
-    try:
-        parts = urlsplit(f"//{text}")
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
-    if not host or parts.path or parts.query:
+    parts = _split(f"//{text}")
+    if not parts.hostname or parts.path or parts.query:
         raise ValueError("the URL's hosts cannot be read: write host:port, with commas between them")
-    return host, default_port if port is None else port
+    return parts.hostname, default_port if parts.port is None else parts.port
 
 
 def _database(text: str) -> int:

@@ -22,6 +22,7 @@ Quantization = Literal["none", "fp16", "bf16"]
 
 # Kubernetes sets these in every pod for a Service that is called `reranker`.
 _KUBERNETES = re.compile(r"RERANKER_(SERVICE_(HOST|PORT)|PORT(_|$))")
+_TEN_YEARS_SECONDS = 315_360_000
 NOT_YET = "is not offered by this version: unset it"
 REFUSED: Mapping[str, str] = {
     "RERANKER_MAX_PARALLEL": NOT_YET,
@@ -147,13 +148,14 @@ class Settings(BaseSettings):
     cache_ttl_seconds: float = Field(
         300.0,
         gt=0,
+        le=_TEN_YEARS_SECONDS,
         validation_alias="CACHE_TTL_SECONDS",
-        description="Seconds after which an entry worker forgets a pair. Scores do not age: this bounds memory, and how long `make cache-clear` "
-        "may be needed for.",
+        description="Seconds after which an entry worker forgets a pair. Scores do not age, so this only frees memory.",
     )
     cache_sweep_seconds: float = Field(
         3600.0,
         gt=0,
+        le=_TEN_YEARS_SECONDS,
         validation_alias="CLEAR_CACHE_INTERVAL",
         description="Seconds between sweeps of what has outlived CACHE_TTL_SECONDS in an idle entry worker; each new entry sweeps too.",
     )
@@ -172,6 +174,7 @@ class Settings(BaseSettings):
     redis_ttl_seconds: float = Field(
         600.0,
         gt=0,
+        le=_TEN_YEARS_SECONDS,
         validation_alias="REDIS_TTL_SECONDS",
         description="Seconds that Redis keeps the pairs of a query, from the first of them on.",
     )

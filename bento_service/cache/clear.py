@@ -14,7 +14,7 @@ from typing import Any
 
 from redis import exceptions
 
-from bento_service.cache.connection import make_client
+from bento_service.cache.connection import check_address, make_client
 from bento_service.cache.layout import CLEARED_SECONDS, FINGERPRINT_DIGITS, PREFIX, cleared_key
 from bento_service.errors import RerankerError, SettingsError
 from bento_service.redis_url import RedisAddress
@@ -48,7 +48,7 @@ async def _unlink(client: Any, keys: list[bytes]) -> int:
         return 0
     pipeline = client.pipeline(transaction=False)
     for key in keys:  # one by one, since in a cluster they lie in different slots
-        pipeline.unlink(key)
+        pipeline.execute_command("UNLINK", key)
     return sum(await pipeline.execute())
 
 
@@ -64,7 +64,10 @@ def main() -> None:
             )
         address = load_settings().redis_address
         if address is None:
-            raise SettingsError("REDIS_ENABLED is not true: set it and REDIS_URL as for the server")
+            raise SettingsError(
+                "REDIS_ENABLED is not true: set it and REDIS_URL as for the server (without Redis, a restart forgets)"
+            )
+        check_address(address)
         dropped = asyncio.run(clear(address, fingerprint))
     except RerankerError as error:
         sys.exit(f"error: {error}")

@@ -60,18 +60,22 @@ class Connection:
 
     async def statistics(self) -> dict[str, int]:
         """Count keys and look-ups of the whole server or cluster, at a cost that does not depend on their number. Raises RedisFailed."""
-        keys = await self._bounded(lambda client: client.dbsize())
-        info = await self._bounded(lambda client: client.info("stats"))
-        # A cluster answers node by node.
-        nodes = list(info.values()) if self._address.kind == "cluster" else [info]
+        if self._address.kind == "cluster":  # which else asks any one node
+            everywhere = {"target_nodes": RedisCluster.PRIMARIES}
+            keys = await self._bounded(lambda client: client.dbsize(**everywhere))
+            info = await self._bounded(lambda client: client.info("stats", **everywhere))
+            nodes = [info] if "keyspace_hits" in info else list(info.values())  # a single node answers for itself
+        else:
+            keys = await self._bounded(lambda client: client.dbsize())
+            nodes = [await self._bounded(lambda client: client.info("stats"))]
         return {
             "cached_entries": int(keys),
             **{name: sum(int(node.get(name, 0)) for node in nodes) for name in ("keyspace_hits", "keyspace_misses")},
         }
 
     async def reconnect(self) -> None:
-        """Ask the sentinels for the master anew: the one that is known takes no writes."""
-        if self._address.kind == "sentinel" and self._client is not None:
+        """Ask for the master's address anew, by name or by sentinel: the one that is known takes no writes. Raises RedisFailed."""
+        if self._address.kind != "cluster" and self._client is not None:
             await self._bounded(lambda client: client.connection_pool.disconnect(inuse_connections=False))
 
     async def close(self) -> None:
@@ -81,6 +85,9 @@ class Connection:
             try:
                 async with asyncio.timeout(_CLOSE_SECONDS):
                     await client.aclose()
+                    if self._address.kind == "sentinel":
+                        for sentinel in client.connection_pool.sentinel_manager.sentinels:
+                            await sentinel.aclose()
             except (exceptions.RedisError, OSError, TimeoutError):
                 return  # it is being closed because it is no longer wanted
 
@@ -129,7 +136,6 @@ def make_client(address: RedisAddress, *, timeout_seconds: float) -> Any:
     shared: dict[str, Any] = {
         "socket_timeout": _CLIENT_PATIENCE * timeout_seconds,
         "socket_connect_timeout": timeout_seconds,
-        "socket_keepalive": True,
     }
     # One more try at once, for a connection that broke while it was idle.
     retry = Retry(NoBackoff(), 1)
@@ -142,7 +148,7 @@ def make_client(address: RedisAddress, *, timeout_seconds: float) -> Any:
         return RedisCluster(startup_nodes=nodes, retry=retry, require_full_coverage=False, **shared)
     # They are asked one after the other: one that hangs must leave time for the next.
     share = timeout_seconds / (len(address.nodes) + 1)
-    asking = {"socket_timeout": share, "socket_connect_timeout": share}
+    asking = {"socket_timeout": share, "socket_connect_timeout": share, "retry": Retry(NoBackoff(), 0)}
     sentinel = Sentinel(list(address.nodes), sentinel_kwargs=asking)  # type: ignore[no-untyped-call]
     return sentinel.master_for(address.service, db=address.db, retry=retry, **shared)
 

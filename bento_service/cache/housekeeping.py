@@ -34,8 +34,8 @@ class Housekeeping:
     async def start(self) -> None:
         """Ask for Redis once, bounded in time, then go on in the background; safe to call twice."""
         if self._task is None:
-            await self._shared.probe()
             self._task = asyncio.create_task(self._forever())
+            await self._shared.probe()
 
     async def stop(self) -> None:
         """End it and close the connections; safe to call twice."""

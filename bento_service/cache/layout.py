@@ -70,11 +70,11 @@ def unpack_values(pairs: Sequence[bytes], blob: bytes) -> list[KnownScore | None
     return [unpack_value(pair, blob[VALUE_BYTES * place : VALUE_BYTES * (place + 1)]) for place, pair in enumerate(pairs)]
 
 
-_COMMON = f"""
-local DIGEST, TOKEN, VALUE, CHUNK = {DIGEST_BYTES}, {TOKEN_BYTES}, {VALUE_BYTES}, 1000
-
+_COMMON = (
+    f"local DIGEST, TOKEN, VALUE, CHUNK = {DIGEST_BYTES}, {TOKEN_BYTES}, {VALUE_BYTES}, 1000\n"
+    """
 local function cut(blob, size)
-  local parts = {{}}
+  local parts = {}
   for first = 1, #blob, size do parts[#parts + 1] = string.sub(blob, first, first + size - 1) end
   return parts
 end
@@ -95,7 +95,7 @@ local function write(command, key, arguments)
 end
 
 local function read(key, fields)
-  if #fields == 0 or not is_hash(key) then return {{}} end
+  if #fields == 0 or not is_hash(key) then return {} end
   return redis.call('HMGET', key, unpack(fields))
 end
 
@@ -104,12 +104,41 @@ local function milliseconds()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- A claim is the owner's token, when it began and when its lease ends.
-local function begun_and_end(claim)
-  local begun, ends = string.match(string.sub(claim, TOKEN + 1), '^(%d+):(%d+)$')
-  return tonumber(begun), tonumber(ends)
+-- A claim is the owner's token, when it began, when its lease ends, and when the pair went to a Scorer (0: not yet).
+local function pack_claim(token, begun, ends, sent)
+  return token .. string.format('%.0f:%.0f:%.0f', begun, ends, sent)
+end
+
+local function unpack_claim(claim)
+  if not claim then return nil end
+  local begun, ends, sent = string.match(string.sub(claim, TOKEN + 1), '^(%d+):(%d+):(%d+)$')
+  return string.sub(claim, 1, TOKEN), tonumber(begun), tonumber(ends), tonumber(sent)
+end
+
+-- Whether somebody computes the pair and may be waited for. Times that lie ahead are rubbish, or the clock was set back.
+local function is_held(now, lease, most_age, begun, ends, sent)
+  if not begun or now >= ends or ends > now + lease or begun > now or sent > now then return false end
+  if sent > 0 then return now - sent < math.max(most_age, lease) end
+  return now - begun < most_age
+end
+
+-- Look up in all pages; calls put(n, value) for the n-th field where there is a value.
+local function find(fields, put)
+  local missing = {}
+  for n = 1, #fields do missing[n] = n end
+  for page = 2, #KEYS do
+    if #missing == 0 then return end
+    local asked = {}
+    for m, n in ipairs(missing) do asked[m] = fields[n] end
+    local found, still = read(KEYS[page], asked), {}
+    for m, n in ipairs(missing) do
+      if found[m] and #found[m] == VALUE then put(n, found[m]) else still[#still + 1] = n end
+    end
+    missing = still
+  end
 end
 """
+)
 
 # KEYS claims, pages · ARGV token, lease ms, age ms at which a claim may be taken over, pair digests
 # returns one letter a pair (h known, o ours to compute, w somebody computes it), the values of the known ones, a refusal or ''
@@ -117,46 +146,28 @@ CLAIM = (
     _COMMON
     + """
 local token, lease, most_age, fields = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), cut(ARGV[4], DIGEST)
-local state, values, missing = {}, {}, {}
-for place = 1, #fields do values[place] = ''; missing[place] = place end
-
-local function asked()
-  local digests = {}
-  for n, place in ipairs(missing) do digests[n] = fields[place] end
-  return digests
-end
-
-for page = 2, #KEYS do
-  local found, still = read(KEYS[page], asked()), {}
-  for n, place in ipairs(missing) do
-    local value = found[n]
-    if value and #value == VALUE then
-      state[place] = 'h'; values[place] = value
-    else
-      still[#still + 1] = place
-    end
+local state, values, now, ours, free, free_places = {}, {}, milliseconds(), {}, {}, {}
+local claims = read(KEYS[1], fields)
+for place = 1, #fields do
+  values[place] = ''
+  local owner, begun, ends, sent = unpack_claim(claims[place])
+  if owner and owner ~= token and is_held(now, lease, most_age, begun, ends, sent) then
+    state[place] = 'w'
+  else
+    state[place] = 'o'
+    free[#free + 1] = fields[place]
+    free_places[#free_places + 1] = place
   end
-  missing = still
-  if #missing == 0 then break end
 end
-
-local refusal = ''
-if #missing > 0 then
-  local now, claims, ours = milliseconds(), read(KEYS[1], asked()), {}
-  for n, place in ipairs(missing) do
-    local begun, ends
-    if claims[n] and string.sub(claims[n], 1, TOKEN) ~= token then begun, ends = begun_and_end(claims[n]) end
-    if begun and ends and now < ends and now - begun < most_age then
-      state[place] = 'w'
-    else
-      state[place] = 'o'
-      ours[#ours + 1] = fields[place]
-      ours[#ours + 1] = token .. string.format('%.0f:%.0f', now, now + lease)
-    end
+find(free, function(n, value) state[free_places[n]] = 'h'; values[free_places[n]] = value end)
+for place = 1, #fields do
+  if state[place] == 'o' then
+    ours[#ours + 1] = fields[place]
+    ours[#ours + 1] = pack_claim(token, now, now + lease, 0)
   end
-  refusal = write('HSET', KEYS[1], ours) or ''
-  if refusal == '' and #ours > 0 then redis.call('PEXPIRE', KEYS[1], lease) end
 end
+local refusal = write('HSET', KEYS[1], ours) or ''
+if refusal == '' and #ours > 0 then redis.call('PEXPIRE', KEYS[1], lease) end
 return {table.concat(state), table.concat(values), refusal}
 """
 )
@@ -168,38 +179,50 @@ SETTLE = (
     + """
 local token, ttl, room, overwrite = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
 local fields, values, released = cut(ARGV[5], DIGEST), cut(ARGV[6], VALUE), cut(ARGV[7], DIGEST)
-local refusal, home, free = nil, {}, {}
+local refusal, home, free, needed, left = nil, {}, {}, 0, 0
 
 for page = 2, #KEYS do
   local found = read(KEYS[page], fields)
   for n = 1, #fields do
     if found[n] and #found[n] == VALUE then home[n] = page end
   end
-  free[page] = room - (is_hash(KEYS[page]) and redis.call('HLEN', KEYS[page]) or 0)
+  free[page] = math.max(0, room - (is_hash(KEYS[page]) and redis.call('HLEN', KEYS[page]) or 0))
+  left = left + free[page]
+end
+for n = 1, #fields do
+  if not home[n] then needed = needed + 1 end
+end
+
+-- Where the pages are full, those that would go first make room now.
+local emptied = {}
+while needed > left and not refusal do
+  local first, least
+  for page = 2, #KEYS do
+    local time = redis.call('PTTL', KEYS[page])
+    if not emptied[page] and (not least or time < least) then first, least = page, time end
+  end
+  if not first then break end
+  local answer = redis.pcall('UNLINK', KEYS[first])
+  if type(answer) == 'table' and answer.err then refusal = answer.err end
+  emptied[first] = true
+  left = left + room - free[first]
+  free[first] = room
+  for n = 1, #fields do
+    if home[n] == first then home[n] = nil; needed = needed + 1 end
+  end
 end
 
 local writes, page = {}, 2
 for n, field in ipairs(fields) do
   local target = home[n]
   if not target then
-    while page <= #KEYS and free[page] <= 0 do page = page + 1 end
-    if page > #KEYS then
-      -- All pages are full: the one that would go first makes room now.
-      local least
-      for each = 2, #KEYS do
-        local left = redis.call('PTTL', KEYS[each])
-        if not writes[each] and (not least or left < least) then page, least = each, left end
-      end
-      if not least then break end
-      redis.call('UNLINK', KEYS[page])
-      free[page] = room
-    end
-    target = page
-    free[page] = free[page] - 1
+    while free[page] and free[page] <= 0 do page = page + 1 end
+    target = free[page] and page
+    if target then free[page] = free[page] - 1 end
   elseif not overwrite then
     target = nil
   end
-  if target then
+  if target and not refusal then
     writes[target] = writes[target] or {}
     table.insert(writes[target], field)
     table.insert(writes[target], values[n])
@@ -220,21 +243,38 @@ return refusal or ''
 """
 )
 
-# KEYS claims · ARGV token, lease ms, digests · returns how many are still ours
+# KEYS claims, pages · ARGV token, lease ms, digests, one digit a digest: 1 where it is with a Scorer
+# returns one digit a digest: 0 where it is somebody else's by now, or known
 RENEW = (
     _COMMON
     + """
-local token, lease, fields = ARGV[1], tonumber(ARGV[2]), cut(ARGV[3], DIGEST)
-local claims, now, ours, count = read(KEYS[1], fields), milliseconds(), {}, 0
+local token, lease, fields, sent_flags = ARGV[1], tonumber(ARGV[2]), cut(ARGV[3], DIGEST), ARGV[4]
+local claims, now, ours, still, gone, gone_places = read(KEYS[1], fields), milliseconds(), {}, {}, {}, {}
 for n, field in ipairs(fields) do
-  if claims[n] and string.sub(claims[n], 1, TOKEN) == token then
-    local begun = begun_and_end(claims[n])
+  local owner, begun, ends, sent = unpack_claim(claims[n])
+  local under_way = string.sub(sent_flags, n, n) == '1'
+  if owner == token and begun then
+    still[n] = '1'
+    sent = under_way and (sent > 0 and math.min(sent, now) or now) or 0
     ours[#ours + 1] = field
-    ours[#ours + 1] = token .. string.format('%.0f:%.0f', begun or now, now + lease)
-    count = count + 1
+    ours[#ours + 1] = pack_claim(token, math.min(begun, now), now + lease, sent)
+  elseif owner and is_held(now, lease, math.huge, begun, ends, sent) then
+    still[n] = '0'
+  else
+    still[n] = '1'
+    gone[#gone + 1] = field
+    gone_places[#gone_places + 1] = n
   end
 end
-if write('HSET', KEYS[1], ours) == nil and count > 0 then redis.call('PEXPIRE', KEYS[1], lease) end
-return count
+-- Claims that are gone were lost with a restart, unless somebody has stored the score since.
+find(gone, function(m) still[gone_places[m]] = '0' end)
+for m, n in ipairs(gone_places) do
+  if still[n] == '1' then
+    ours[#ours + 1] = fields[n]
+    ours[#ours + 1] = pack_claim(token, now, now + lease, string.sub(sent_flags, n, n) == '1' and now or 0)
+  end
+end
+if write('HSET', KEYS[1], ours) == nil and #ours > 0 then redis.call('PEXPIRE', KEYS[1], lease) end
+return table.concat(still)
 """
 )

@@ -11,9 +11,10 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from bento_service.cache import layout
 from bento_service.cache.breaker import Breaker, State
@@ -24,6 +25,7 @@ from bento_service.metrics import EntryMetrics
 from bento_service.pairs import KnownScore
 
 logger = logging.getLogger("bentoml.reranker")
+T = TypeVar("T")
 
 # A dead owner's pairs are computed by somebody else after this long at most; a living one renews its claims four times as often.
 LEASE_SECONDS = 2.0
@@ -34,6 +36,13 @@ _LONGEST_PAUSE_SECONDS = 5.0
 STATES = (*map(str, State), "read_only")
 # The first word in capitals of what Redis answers: READONLY, OOM, MISCONF, NOREPLICAS.
 _REFUSAL = re.compile(r"\b[A-Z]{3,}\b")
+_REFUSALS = {
+    "READONLY": "read_only",
+    "OOM": "out_of_memory",
+    "MISCONF": "cannot_save",
+    "NOREPLICAS": "no_replicas",
+    "NOPERM": "authentication",
+}
 
 
 @dataclass(slots=True)
@@ -67,7 +76,7 @@ class SharedCache:
         self._last_failure = ""
         self._refusal = ""
         self._was_up: bool | None = None
-        self._cleared: bytes | None = None
+        self._cleared: dict[str, bytes | None] = {}
         self._rubbish: set[bytes] = set()  # found where a value should be, to be written over
         self._token_start = secrets.token_bytes(layout.TOKEN_BYTES - 4)
         self._token_numbers = itertools.count()
@@ -89,19 +98,39 @@ class SharedCache:
         return self._token_start + (next(self._token_numbers) % 2**32).to_bytes(4, "little")
 
     async def probe(self) -> None:
-        """Ask whether Redis is back, when it is time to; bounded in time.
-
-        The question is a claim of nothing: it needs all that a real one does.
-        """
-        if self._connection is None or not self._breaker.probe_due():
+        """Ask whether Redis is back, or takes writes again, when it is time to; bounded in time."""
+        if self._connection is None:
             return
+        if self._breaker.closed:
+            if self._refusal:
+                await self._probe_writes()
+            return
+        if not self._breaker.probe_due():
+            return
+        # A claim of nothing needs all that a real one does; of another query each time, since in a cluster one server may be gone.
         arguments = (self.new_token(), round(1000 * LEASE_SECONDS), 0, b"")
+        names = layout.query_keys("probe", secrets.token_bytes(DIGEST_BYTES))
         try:
-            await self._connection.run_script(layout.CLAIM, layout.query_keys("probe", bytes(DIGEST_BYTES)), arguments)
+            await self._connection.run_script(layout.CLAIM, names, arguments)
         except RedisFailed as error:
             self._failed(error)
         else:
             self._breaker.worked()
+
+    async def _probe_writes(self) -> None:
+        """Claim a pair that does not exist, and give it up; after a fail-over another server may be the one that takes writes."""
+        if self._connection:
+            with contextlib.suppress(RedisFailed):
+                await self._connection.reconnect()
+        pair = secrets.token_bytes(DIGEST_BYTES)
+        token, names = self.new_token(), layout.query_keys("probe", pair)
+        arguments = (token, round(1000 * LEASE_SECONDS), 0, pair)
+        refusal = await self._run("claim", layout.CLAIM, names, arguments, lambda answer: _read_refusal(answer[2]))
+        if refusal == "":
+            release = (token, self._ttl_ms, layout.PAGE_PAIRS, 0, b"", b"", pair)
+            refusal = await self._run("settle", layout.SETTLE, names, release, _read_refusal)
+        if refusal is not None:
+            self._refused(refusal, asked_to_write=True)
 
     async def close(self) -> None:
         """Close the connections; safe to call twice."""
@@ -111,26 +140,23 @@ class SharedCache:
     async def claim(self, keys: PairKeys, places: Sequence[int], token: bytes, *, most_age_seconds: float) -> Claim:
         """Look pairs up, and claim those that are neither known nor being computed.
 
-        most_age_seconds: a claim older than that is taken over even from a living owner.
+        most_age_seconds: a claim older than that is taken over even from a living owner, unless the pair has just gone to its Scorer.
         """
         asked, beyond = places[: layout.MOST_PAIRS], places[layout.MOST_PAIRS :]
         digests = [keys.pairs[place] for place in asked]
         arguments = (token, round(1000 * LEASE_SECONDS), round(1000 * most_age_seconds), b"".join(digests))
-        answer = await self._run("claim", layout.CLAIM, layout.query_keys(keys.fingerprint, keys.query), arguments)
+        names = layout.query_keys(keys.fingerprint, keys.query)
+        answer = await self._run("claim", layout.CLAIM, names, arguments, partial(self._read_claim, asked, digests))
         if answer is None:
             return Claim(owned=list(places))
-        try:
-            claim, refusal = self._read(answer, asked, digests)
-        except (TypeError, ValueError, AttributeError):  # something that is no Redis
-            self._failed(RedisFailed("unexpected"))
-            return Claim(owned=list(places))
-        await self._refused(refusal, asked_to_write=b"o" in answer[0])
+        claim, asked_to_write, refusal = answer
+        self._refused(refusal, asked_to_write=asked_to_write)
         claim.owned += beyond
         return claim
 
-    def _read(self, answer: Any, asked: Sequence[int], digests: Sequence[bytes]) -> tuple[Claim, str]:
+    def _read_claim(self, asked: Sequence[int], digests: Sequence[bytes], answer: Any) -> tuple[Claim, bool, str]:
         states, values, refusal = answer
-        claim = Claim(owned=[place for place, state in zip(asked, states, strict=True) if state == ord("o")])
+        claim = Claim(owned=[place for place, state in zip(asked, states, strict=True) if state not in b"hw"])
         claim.foreign = [place for place, state in zip(asked, states, strict=True) if state == ord("w")]
         hits = [(place, digest) for place, digest, state in zip(asked, digests, states, strict=True) if state == ord("h")]
         found = layout.unpack_values([digest for _, digest in hits], values)
@@ -141,7 +167,7 @@ class SharedCache:
                 claim.owned.append(place)
                 if len(self._rubbish) < layout.MOST_PAIRS:
                     self._rubbish.add(digest)
-        return claim, _text(refusal)
+        return claim, b"o" in states, _read_refusal(refusal)
 
     async def settle(
         self,
@@ -170,25 +196,36 @@ class SharedCache:
             b"".join(layout.pack_value(digest, known[digest]) for digest in stored),
             b"".join(released[: layout.MOST_PAIRS]),
         )
-        refusal = await self._run("settle", layout.SETTLE, layout.query_keys(keys.fingerprint, keys.query), arguments)
+        names = layout.query_keys(keys.fingerprint, keys.query)
+        refusal = await self._run("settle", layout.SETTLE, names, arguments, _read_refusal)
         if refusal is not None:
-            await self._refused(_text(refusal), asked_to_write=bool(stored))
+            self._refused(refusal, asked_to_write=bool(stored))
 
-    async def renew(self, keys: PairKeys, digests: Sequence[bytes], token: bytes) -> None:
-        """Lengthen the leases of what is still the token's."""
-        arguments = (token, round(1000 * LEASE_SECONDS), b"".join(digests[: layout.MOST_PAIRS]))
-        await self._run("renew", layout.RENEW, layout.query_keys(keys.fingerprint, keys.query)[:1], arguments)
+    async def renew(self, keys: PairKeys, digests: Sequence[bytes], under_way: Collection[bytes], token: bytes) -> set[bytes]:
+        """Lengthen the leases of the token's claims; the pairs that are somebody else's by now, or known.
+
+        under_way: those that are with a Scorer: they are worth waiting for a little longer.
+        """
+        digests = digests[: layout.MOST_PAIRS]
+        flags = "".join("01"[digest in under_way] for digest in digests).encode()
+        arguments = (token, round(1000 * LEASE_SECONDS), b"".join(digests), flags)
+        names = layout.query_keys(keys.fingerprint, keys.query)
+        still = await self._run("renew", layout.RENEW, names, arguments, bytes)
+        return {digest for digest, flag in zip(digests, still or b"", strict=False) if flag == ord("0")}
 
     async def statistics(self) -> dict[str, Any]:
         """Report for /health at constant cost; cached_entries counts the keys of the whole Redis, look-ups are its own totals too."""
-        report = {"enabled": self.enabled, "connected": False, "state": self.state}
+        report = {
+            "enabled": self.enabled,
+            "connected": self._connection is not None and self._breaker.closed,
+            "state": self.state,
+        }
         counts = {"cached_entries": 0, "keyspace_hits": 0, "keyspace_misses": 0}
         if self._connection and self._breaker.closed:
             try:
                 counts = await self._connection.statistics()
-                report["connected"] = True
-            except RedisFailed as error:
-                self._failed(error)
+            except RedisFailed as error:  # perhaps only of these commands, so it says nothing about the others
+                self._metrics.redis_errors.labels(str(error)).inc()
         return report | counts
 
     async def was_cleared(self, fingerprint: str) -> bool:
@@ -198,21 +235,25 @@ class SharedCache:
         try:
             mark = await self._connection.get(layout.cleared_key(fingerprint))
         except RedisFailed as error:
-            self._failed(error)
+            self._metrics.redis_errors.labels(str(error)).inc()
             return False
-        new = mark is not None and mark != self._cleared
-        self._cleared = mark
-        return new
+        seen, self._cleared = self._cleared, {**self._cleared, fingerprint: mark}
+        return fingerprint in seen and mark is not None and mark != seen[fingerprint]
 
-    async def _run(self, operation: str, script: str, keys: Sequence[str], arguments: Sequence[bytes | int]) -> Any:
-        """Run a script if Redis answers at the moment; None if not."""
+    async def _run(
+        self, operation: str, script: str, keys: Sequence[str], arguments: Sequence[bytes | int], read: Callable[[Any], T]
+    ) -> T | None:
+        """Run a script if Redis answers at the moment, and read its answer; None if that cannot be had."""
         if self._connection is None or not self._breaker.closed:
             return None
         start = time.perf_counter()
         try:
-            answer = await self._connection.run_script(script, keys, arguments)
+            answer = read(await self._connection.run_script(script, keys, arguments))
         except RedisFailed as error:
             self._failed(error)
+            return None
+        except (TypeError, ValueError, AttributeError):  # something that is no Redis
+            self._failed(RedisFailed("unexpected"))
             return None
         self._metrics.redis_seconds.labels(operation).observe(time.perf_counter() - start)
         self._breaker.worked()
@@ -223,12 +264,12 @@ class SharedCache:
         self._metrics.redis_errors.labels(str(error)).inc()
         self._breaker.failed()
 
-    async def _refused(self, refusal: str, *, asked_to_write: bool) -> None:
+    def _refused(self, refusal: str, *, asked_to_write: bool) -> None:
         """Note whether Redis takes writes: a replica, a full one and one that cannot save still answer look-ups."""
         found = _REFUSAL.search(refusal)
-        kind = found.group() if found else refusal[:1]
+        kind = found.group() if found else "REFUSED" if refusal else ""
         if kind:
-            self._metrics.redis_errors.labels(kind.lower()).inc()
+            self._metrics.redis_errors.labels(_REFUSALS.get(kind, "refused")).inc()
         if not asked_to_write or bool(kind) == bool(self._refusal):
             return
         self._refusal = kind
@@ -237,9 +278,6 @@ class SharedCache:
             logger.info("Redis takes writes again")
             return
         logger.warning("Redis refuses writes (%s): what it knows is still used, new scores stay in this process", kind)
-        if self._connection:
-            with contextlib.suppress(RedisFailed):
-                await self._connection.reconnect()
 
     def _changed(self, state: State) -> None:
         self._show()
@@ -256,5 +294,5 @@ class SharedCache:
             self._metrics.redis_state.labels(state).set(state == shown)
 
 
-def _text(answer: object) -> str:
-    return answer.decode(errors="replace") if isinstance(answer, bytes) else ""
+def _read_refusal(answer: bytes) -> str:
+    return answer.decode(errors="replace")
