@@ -121,7 +121,7 @@ class Deduplication:
         flight = Flight(waiting.keys, places, self._shared.new_token())
         before = {key: self._flights[key] for key in flight.answers if key in self._flights}
         self._flights |= dict.fromkeys(flight.answers, flight)
-        self._launch(flight, self._fly(flight, compute, waiting.alone_seconds, before))
+        self._launch(flight, self._fly(flight, compute, waiting, before))
         return flight
 
     def _launch(self, flight: Flight, work: Coroutine[Any, Any, None]) -> None:
@@ -136,14 +136,12 @@ class Deduplication:
 
         task.add_done_callback(landed)
 
-    async def _fly(
-        self, flight: Flight, compute: Compute, alone_seconds: Callable[[int], float], before: Mapping[bytes, Flight]
-    ) -> None:
+    async def _fly(self, flight: Flight, compute: Compute, waiting: Waiting, before: Mapping[bytes, Flight]) -> None:
         """Get every answer of a flight; on every way out its claims are released."""
         renewing = asyncio.create_task(self._renew(flight)) if self._shared.enabled else None
         try:
             await self._take_claims(flight, before)
-            await self._claim_compute_store(flight, compute, alone_seconds)
+            await self._claim_compute_store(flight, compute, waiting)
         except Exception as error:  # noqa: BLE001  whatever it was, it is the one's who began
             flight.end(error)
             await self._give_up(flight)
@@ -163,12 +161,11 @@ class Deduplication:
                 async with slow.redis_turn:
                     await _to_its_end(self._shared.settle(flight.keys, {}, list(taken), slow.token))
 
-    async def _claim_compute_store(self, flight: Flight, compute: Compute, alone_seconds: Callable[[int], float]) -> None:
+    async def _claim_compute_store(self, flight: Flight, compute: Compute, request: Waiting) -> None:
         keys, waiting, origin, pause = flight.keys, flight.places, Origin.REDIS, _FIRST_POLL_SECONDS
-        patient_until = flight.begun + LEASE_SECONDS + alone_seconds(len(waiting))
         while waiting:
-            patient = time.monotonic() < patient_until
-            most_age = _LONGEST_WAIT_SECONDS if patient else late_after_seconds(alone_seconds(len(waiting)))
+            patient = time.monotonic() < request.patient_until
+            most_age = _LONGEST_WAIT_SECONDS if patient else late_after_seconds(request.alone_seconds(len(waiting)))
             if self._shared.enabled:
                 flight.claimed = {
                     keys.pairs[place] for place in waiting[:MOST_PAIRS]
@@ -179,6 +176,7 @@ class Deduplication:
                 self._local.put(keys.pairs[place], known)
                 flight.answer(keys.pairs[place], Answer(known, origin))
             if claim.owned:
+                flight.queued = {keys.pairs[place] for place in claim.owned}
                 await compute(claim.owned, _Progress(self, flight))
                 await self._store(flight, flight.claimed)
             # What is neither answered nor ours any more in this process is with the flight that took it over.

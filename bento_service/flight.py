@@ -40,7 +40,8 @@ class Flight:
 
     answers: by pair key; None for a pair that was given up, which whoever wants it begins anew · ended: true after the last answer is
     stored, None after a failure, which is `error` · calls: to a Scorer, under way, with their pairs · unstored: computed, by
-    fingerprint · claimed: pairs that Redis may hold a claim of ours to · lost: pairs that another server has taken over.
+    fingerprint · claimed: pairs that Redis may hold a claim of ours to ·
+    queued: pairs to be computed in this process · lost: pairs that another server has taken over.
     """
 
     def __init__(self, keys: PairKeys, places: Iterable[int], token: bytes) -> None:
@@ -56,6 +57,7 @@ class Flight:
         self.calls: dict[asyncio.Task[list[PairScore]], list[int]] = {}
         self.unstored: dict[str, dict[bytes, KnownScore]] = {}
         self.claimed: set[bytes] = set()
+        self.queued: set[bytes] = set()
         self.lost: set[bytes] = set()
         self.redis_turn = asyncio.Lock()  # a renewal that overtakes a release would claim what nobody computes
         self._other_keys: dict[str, PairKeys] = {}

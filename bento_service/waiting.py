@@ -29,7 +29,7 @@ class Waiting:
         self._too_slow: dict[bytes, Flight] = {}
         self._joined: set[Flight] = set()
         self._interest = contextlib.ExitStack()
-        self._patient_until = time.monotonic() + LEASE_SECONDS + alone_seconds(len(places))
+        self.patient_until = time.monotonic() + LEASE_SECONDS + alone_seconds(len(places))
 
     def __enter__(self) -> Self:
         return self
@@ -56,7 +56,7 @@ class Waiting:
         """Wait until all is answered and what is ours is stored, or a pair was given up, or somebody may be too slow."""
         futures: list[asyncio.Future[Any]] = [flight.ended for flight in self.own]
         futures += [flight.answers[self.keys.pairs[place]] for place, flight in self._flights.items()]
-        until = self._patient_until
+        until = self.patient_until
         if until <= time.monotonic():
             until = time.monotonic() + _IMPATIENT_LOOK_SECONDS
         await until_settled(futures, timeout_seconds=until - time.monotonic())
@@ -75,15 +75,18 @@ class Waiting:
             elif isinstance(flight.error, ScorerDown):
                 raise flight.error
         self.rest = [place for place in self.rest if place not in self.found]
-        if time.monotonic() >= self._patient_until:
+        if time.monotonic() >= self.patient_until:
             self._lose_patience()
 
     def _lose_patience(self) -> None:
-        """Have done with who has had a pair for longer than it would take here, and has not sent it to a Scorer."""
+        """Have done with who has had a pair in the queue for longer than it would take here, and has not sent it to a Scorer.
+
+        One that waits for another server sees to its own patience.
+        """
         since = time.monotonic() - late_after_seconds(self.alone_seconds(len(self.rest)))
         for flight in {self._flights[place] for place in self.rest if place in self._flights} - set(self.own):
             if flight.begun < since:
-                self._too_slow |= dict.fromkeys(set(flight.unanswered) - flight.under_way, flight)
+                self._too_slow |= dict.fromkeys(flight.queued.intersection(flight.unanswered) - flight.under_way, flight)
 
 
 def late_after_seconds(alone_seconds: float) -> float:

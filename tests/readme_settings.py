@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from pydantic import SecretStr
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
@@ -18,6 +20,8 @@ def shown(value: object) -> str:
     """Spell a default as one would set it."""
     if value is None:
         return "automatic"
+    if isinstance(value, SecretStr):  # a default is no secret
+        value = value.get_secret_value()
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 

@@ -49,6 +49,11 @@ class Connection:
         self._client: Any = None
         self._turns = asyncio.Semaphore(_MOST_CALLS)
 
+    @property
+    def is_cluster(self) -> bool:
+        """Whether there are several servers, of which some may be gone."""
+        return self._address.kind == "cluster"
+
     async def run_script(self, script: str, keys: Sequence[str], arguments: Sequence[bytes | int]) -> Any:
         """Run a script, by its hash where the server knows it. Raises RedisFailed."""
         return await self._bounded(lambda client: _run_script(client, script, keys, arguments))

@@ -234,11 +234,15 @@ for each, arguments in pairs(writes) do
   if new and not refusal then redis.call('PEXPIRE', KEYS[each], ttl) end
 end
 
-local ours, claims = {}, read(KEYS[1], released)
+-- Released are our own claims; and whoever claims what is known now needs to compute it no more.
+local done, claims = {}, read(KEYS[1], released)
 for n, field in ipairs(released) do
-  if claims[n] and string.sub(claims[n], 1, TOKEN) == token then ours[#ours + 1] = field end
+  if claims[n] and string.sub(claims[n], 1, TOKEN) == token then done[#done + 1] = field end
 end
-refusal = write('HDEL', KEYS[1], ours) or refusal
+if not refusal and is_hash(KEYS[1]) then
+  for _, field in ipairs(fields) do done[#done + 1] = field end
+end
+refusal = write('HDEL', KEYS[1], done) or refusal
 return refusal or ''
 """
 )

@@ -36,6 +36,7 @@ _LONGEST_PAUSE_SECONDS = 5.0
 STATES = (*map(str, State), "read_only")
 # The first word in capitals of what Redis answers: READONLY, OOM, MISCONF, NOREPLICAS.
 _REFUSAL = re.compile(r"\b[A-Z]{3,}\b")
+_AWAY = ("timeout", "connection", "loading")
 _REFUSALS = {
     "READONLY": "read_only",
     "OOM": "out_of_memory",
@@ -235,8 +236,12 @@ class SharedCache:
         try:
             mark = await self._connection.get(layout.cleared_key(fingerprint))
         except RedisFailed as error:
-            self._metrics.redis_errors.labels(str(error)).inc()
+            if str(error) in _AWAY and not self._connection.is_cluster:
+                self._failed(error)  # an idle worker notices, too
+            else:  # perhaps only of this command, or of one server of many
+                self._metrics.redis_errors.labels(str(error)).inc()
             return False
+        self._breaker.worked()
         seen, self._cleared = self._cleared, {**self._cleared, fingerprint: mark}
         return fingerprint in seen and mark is not None and mark != seen[fingerprint]
 

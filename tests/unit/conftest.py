@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from prometheus_client import REGISTRY
 from bento_service import scorer_link
 from bento_service.metrics import EntryMetrics
 from bento_service.tokenizer import PairTokenizer
+from redis_servers import RedisCluster, RedisServer
 
 
 @pytest.fixture
@@ -59,3 +61,42 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(["sleep", "60"]) as process:
         yield process
         process.kill()
+
+
+@pytest.fixture(scope="session")
+def _running_redis() -> Iterator[RedisServer]:
+    """Start one server for all tests that leave it as it is."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server(_running_redis: RedisServer) -> RedisServer:
+    """Lend that server with nothing stored, counted or learnt."""
+    control = _running_redis._control
+    control.flushall()
+    control.script_flush()
+    control.config_resetstat()
+    return _running_redis
+
+
+@pytest.fixture(scope="session")
+def _running_cluster() -> Iterator[RedisCluster]:
+    """Start one cluster, which takes seconds."""
+    with RedisCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def redis_cluster(_running_cluster: RedisCluster) -> RedisCluster:
+    """Lend that cluster with nothing stored."""
+    for server in _running_cluster.servers:
+        server._control.flushall()
+    return _running_cluster
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """Offer the lines that the service has logged."""
+    caplog.set_level(logging.INFO, logger="bentoml.reranker")
+    return lambda: [record.getMessage() for record in caplog.records if record.name == "bentoml.reranker"]
