@@ -110,8 +110,9 @@ def test_when_all_pages_are_full_the_first_to_expire_makes_room(scripts: Scripts
 def test_what_is_there_already_needs_no_room(scripts: Scripts, overwrite: bool) -> None:
     """Full pages stay as they are when their own pairs are stored again."""
     fill_pages(scripts, 2)
-    scripts.settle(PAIRS[:16], room=2, overwrite=overwrite)
-    assert scripts.states(MINE, PAIRS[:16]) == "h" * 16
+    scripts.settle({pair: value_of(pair, 2) for pair in PAIRS[:16]}, room=2, overwrite=overwrite)
+    assert scripts.claim(MINE, PAIRS[:16])[:2] == ("h" * 16, [value_of(pair, 2 if overwrite else 1) for pair in PAIRS[:16]])
+    assert [scripts.client.pttl(page) > 5 * LONG_MS for page in scripts.pages] == [page != 3 for page in range(layout.PAGES)]
 
 
 def test_an_overfull_page_takes_no_room_from_the_others(scripts: Scripts) -> None:
@@ -192,3 +193,14 @@ def test_a_call_takes_all_pairs_that_redis_keeps_of_a_query(scripts: Scripts, ov
     assert scripts.claimed() == {}
     assert scripts.sizes() == [layout.PAGE_PAIRS] * layout.PAGES
     assert {scripts.client.object("encoding", page) for page in scripts.pages} <= {b"ziplist", b"listpack"}
+
+
+def test_a_store_that_is_refused_leaves_the_claims_of_others() -> None:
+    """They still compute what is not known."""
+    with RedisServer(maxmemory_policy="noeviction") as server:
+        scripts = Scripts(server._control)
+        scripts.states(YOURS, PAIRS[:2])
+        scripts.states(MINE, PAIRS[2:4])
+        server._control.config_set("maxmemory", 1)
+        assert b"OOM" in scripts.settle(PAIRS[:4], PAIRS[2:4], MINE)
+        assert scripts.claimed() == dict.fromkeys(PAIRS[:2], YOURS)

@@ -144,6 +144,19 @@ async def test_a_claim_that_is_renewed_outlives_its_lease(
 
 
 @played
+async def test_an_owner_hears_what_it_need_not_compute(redis_server: RedisServer, entry_metrics: EntryMetrics) -> None:
+    """Pairs that somebody else has stored or taken over; one that is with its Scorer is not taken over for a lease."""
+    async with sharing(redis_server.url, entry_metrics) as shared:
+        mine, yours = shared.new_token(), shared.new_token()
+        await shared.claim(FIFTY, range(4), mine, most_age_seconds=AGE)
+        assert await shared.renew(FIFTY, FIFTY.pairs[:4], FIFTY.pairs[2:3], mine) == set()
+        await shared.settle(FIFTY, {FIFTY.pairs[0]: score_of(0)}, (), yours)
+        claim = await shared.claim(FIFTY, range(1, 3), yours, most_age_seconds=0.0)
+        assert claim == Claim(owned=[1], foreign=[2])
+        assert await shared.renew(FIFTY, FIFTY.pairs[:4], FIFTY.pairs[2:3], mine) == set(FIFTY.pairs[:2])
+
+
+@played
 async def test_queries_and_models_do_not_meet(redis_server: RedisServer, entry_metrics: EntryMetrics) -> None:
     """Even where the first digits of two fingerprints are the same, or a pair's key is."""
     others = [make_keys(50, "another"), FIFTY.under(OTHER_FINGERPRINT), FIFTY.under(FINGERPRINT[:-1] + "0")]

@@ -177,6 +177,33 @@ async def test_who_leaves_during_a_call_to_redis_leaves_no_claim_and_no_score_be
     assert (await servers[1].known("a"))[1] == ((0, 1, 0) if script == layout.CLAIM else (1, 0, 0))
 
 
+@pytest.mark.usefixtures("short_lease")
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("stays", [False, True], ids=["leaves", "stays"])
+@served
+async def test_what_is_stored_while_claims_are_renewed_is_stored_all_the_same(
+    servers: list[Server], dedup_redis: RedisServer, stays: bool, before: bool
+) -> None:
+    """Whether the caller stays until then or not."""
+    lag = Lag(servers[0], layout.RENEW, before=before)
+    asked = servers[0].ask("a")
+    call = await servers[0].link.calls.get()
+    await lag.reached.wait()
+    call.answer()
+    await until(lambda: not servers[0].flights[0].unanswered)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    if not stays:
+        asked.cancel()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    lag.over.set()
+    await asyncio.wait({asked})
+    await servers[0].landed()
+    assert claims_in(dedup_redis) == []
+    assert (await servers[1].known("a"))[1] == (1, 0, 0)
+
+
 @served
 async def test_stopping_does_not_disturb_the_end_of_what_was_dropped(servers: list[Server], dedup_redis: RedisServer) -> None:
     """What is with a Scorer at that moment is awaited, stored, and its claim released."""
