@@ -140,7 +140,7 @@ class Deduplication:
         """Get every answer of a flight; on every way out its claims are released."""
         renewing = asyncio.create_task(self._renew(flight)) if self._shared.enabled else None
         try:
-            await self._take_claims(flight, before)
+            await self._take_claims(before)
             await self._claim_compute_store(flight, compute, waiting)
         except Exception as error:  # noqa: BLE001  whatever it was, it is the one's who began
             flight.end(error)
@@ -152,14 +152,13 @@ class Deduplication:
             if renewing:
                 renewing.cancel()
 
-    async def _take_claims(self, flight: Flight, before: Mapping[bytes, Flight]) -> None:
+    async def _take_claims(self, before: Mapping[bytes, Flight]) -> None:
         """Release the claims of the slow flights of this process whose pairs are taken over; they know by the table."""
         for slow in set(before.values()):
             taken = slow.claimed & {key for key, owner in before.items() if owner is slow}
             slow.claimed -= taken
             if taken:
-                async with slow.redis_turn:
-                    await _to_its_end(self._shared.settle(flight.keys, {}, list(taken), slow.token))
+                await _to_its_end(self._settle(slow, {}, taken, overwrite=False))
 
     async def _claim_compute_store(self, flight: Flight, compute: Compute, request: Waiting) -> None:
         keys, waiting, origin, pause = flight.keys, flight.places, Origin.REDIS, _FIRST_POLL_SECONDS
@@ -206,13 +205,18 @@ class Deduplication:
         unstored, flight.unstored = flight.unstored, {}
         released = set(released)
         flight.claimed = flight.claimed - released
-        known = unstored.pop(flight.keys.fingerprint, {})
-        if known or released:
-            async with flight.redis_turn:
-                await _to_its_end(self._shared.settle(flight.keys, known, list(released), flight.token, overwrite=overwrite))
-        for fingerprint, others in unstored.items():
-            other = flight.keys_of(fingerprint)
-            await _to_its_end(self._shared.settle(other, others, (), flight.token, overwrite=overwrite))
+        if unstored or released:
+            await _to_its_end(self._settle(flight, unstored, released, overwrite=overwrite))
+
+    async def _settle(
+        self, flight: Flight, unstored: dict[str, dict[bytes, KnownScore]], released: Collection[bytes], *, overwrite: bool
+    ) -> None:
+        async with flight.redis_turn:
+            known = unstored.pop(flight.keys.fingerprint, {})
+            if known or released:
+                await self._shared.settle(flight.keys, known, list(released), flight.token, overwrite=overwrite)
+            for fingerprint, others in unstored.items():
+                await self._shared.settle(flight.keys_of(fingerprint), others, (), flight.token, overwrite=overwrite)
 
     async def _give_up(self, flight: Flight) -> None:
         """Let others begin anew with what has not gone out; see what has gone out to its end."""

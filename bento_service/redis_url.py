@@ -91,7 +91,7 @@ def _check_options(parts: SplitResult) -> None:
 def _sentinel(url: str, rest: str) -> RedisAddress:
     authority, _, path = rest.partition("/")
     service, _, db = path.partition("/")
-    if not service:
+    if not service or "?" in service:
         raise ValueError("the URL names no service: write redis+sentinel://host:26379,host:26379/mymaster/0")
     username, password, nodes = _authority(authority, "sentinel")
     return RedisAddress("sentinel", url, nodes, username, password, unquote(service), _database(db))
@@ -108,6 +108,10 @@ def _cluster(url: str, rest: str) -> RedisAddress:
 def _authority(authority: str, kind: Kind) -> tuple[str | None, str | None, tuple[tuple[str, int], ...]]:
     """Read [user][:password]@host:port,host:port."""
     credentials, _, hosts = authority.rpartition("@")
+    if "," in credentials:
+        raise ValueError(
+            "the URL's hosts cannot be read: write user:password@ once, before the first host:port, and encode special characters"
+        )
     username, _, password = credentials.partition(":")
     nodes = tuple(_node(part, _DEFAULT_PORTS[kind]) for part in hosts.split(","))
     return unquote(username) or None, unquote(password) or None, nodes

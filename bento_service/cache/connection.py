@@ -22,6 +22,7 @@ T = TypeVar("T")
 # Calls at once; a call takes about a millisecond, so more would only wait inside Redis.
 _MOST_CALLS = 32
 _CLOSE_SECONDS = 1.0
+_CANCEL_AGAIN_SECONDS = 0.01
 # redis-py's own timer would end a call whose answer came while this process was held up; ours looks once more.
 _CLIENT_PATIENCE = 4
 _KINDS: tuple[tuple[type[Exception], str], ...] = (
@@ -69,14 +70,17 @@ class Connection:
             everywhere = {"target_nodes": RedisCluster.PRIMARIES}
             keys = await self._bounded(lambda client: client.dbsize(**everywhere))
             info = await self._bounded(lambda client: client.info("stats", **everywhere))
-            nodes = [info] if "keyspace_hits" in info else list(info.values())  # a single node answers for itself
+            nodes = [info] if "keyspace_hits" in info else list(dict(info).values())  # a single node answers for itself
         else:
             keys = await self._bounded(lambda client: client.dbsize())
             nodes = [await self._bounded(lambda client: client.info("stats"))]
-        return {
-            "cached_entries": int(keys),
-            **{name: sum(int(node.get(name, 0)) for node in nodes) for name in ("keyspace_hits", "keyspace_misses")},
-        }
+        try:
+            return {
+                "cached_entries": int(keys),
+                **{name: sum(int(node[name]) for node in nodes) for name in ("keyspace_hits", "keyspace_misses")},
+            }
+        except (TypeError, ValueError, KeyError):  # something that is no Redis
+            raise RedisFailed("unexpected") from None
 
     async def reconnect(self) -> None:
         """Ask for the master's address anew, by name or by sentinel: the one that is known takes no writes. Raises RedisFailed."""
@@ -111,9 +115,7 @@ class Connection:
             # Whatever it is: a cache that fails must not fail a request.
             raise RedisFailed(next((kind for known, kind in _KINDS if isinstance(error, known)), "unexpected")) from error
         finally:
-            if not call.done():
-                call.cancel()
-                call.add_done_callback(_retrieve)
+            _abandon(call)
         raise RedisFailed("timeout")
 
     async def _in_turn(self, work: Callable[[Any], Awaitable[T]]) -> T:
@@ -166,6 +168,14 @@ def check_address(address: RedisAddress) -> None:
             client.connection_pool.make_connection()
     except (ValueError, TypeError, exceptions.RedisError):
         raise SettingsError(f"REDIS_URL has an option or value that its client does not know: write {FORMS}") from None
+
+
+def _abandon(call: asyncio.Future[Any]) -> None:
+    """Cancel a call until it has ended: the wait_for of Python 3.11, which redis-py uses, may swallow a cancellation."""
+    if not call.done():
+        call.cancel()
+        call.add_done_callback(_retrieve)
+        asyncio.get_running_loop().call_later(_CANCEL_AGAIN_SECONDS, _abandon, call)
 
 
 def _retrieve(call: asyncio.Future[Any]) -> None:

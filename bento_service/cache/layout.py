@@ -229,9 +229,9 @@ for n, field in ipairs(fields) do
   end
 end
 for each, arguments in pairs(writes) do
-  local new = not is_hash(KEYS[each])
+  is_hash(KEYS[each])
   refusal = write('HSET', KEYS[each], arguments) or refusal
-  if new and not refusal then redis.call('PEXPIRE', KEYS[each], ttl) end
+  if not refusal and redis.call('PTTL', KEYS[each]) < 0 then redis.call('PEXPIRE', KEYS[each], ttl) end
 end
 
 -- Released are our own claims; and whoever claims what is known now needs to compute it no more.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cachetools import TTLCache
+from cachetools import Cache, TTLCache
 
 from bento_service.metrics import EntryMetrics
 from bento_service.pairs import KnownScore
@@ -14,6 +14,11 @@ class _Entries(TTLCache[bytes, KnownScore]):
     def __init__(self, max_entries: int, ttl_seconds: float, metrics: EntryMetrics) -> None:
         super().__init__(max_entries, ttl_seconds)
         self._metrics = metrics
+
+    @property
+    def size(self) -> int:
+        """Entries, those included that have outlived their time and wait for a sweep, which len() would drop."""
+        return Cache.__len__(self)
 
     def popitem(self) -> tuple[bytes, KnownScore]:
         """Make room: called by the library when it is full."""
@@ -61,4 +66,4 @@ class LocalCache:
     def report_size(self) -> None:
         """Set the metric."""
         if self._entries is not None:
-            self._metrics.cache_entries.set(len(self._entries))
+            self._metrics.cache_entries.set(self._entries.size)

@@ -179,7 +179,11 @@ async def test_who_leaves_during_a_call_to_redis_leaves_no_claim_and_no_score_be
 
 @pytest.mark.usefixtures("short_lease")
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
-@pytest.mark.parametrize("stays", [False, True], ids=["leaves", "stays"])
+@pytest.mark.parametrize(
+    "stays",
+    [False, True],
+    ids=["leaves", "stays"],
+)
 @served
 async def test_what_is_stored_while_claims_are_renewed_is_stored_all_the_same(
     servers: list[Server], dedup_redis: RedisServer, stays: bool, before: bool

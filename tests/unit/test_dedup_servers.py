@@ -165,6 +165,28 @@ async def test_a_claim_that_outlasts_the_patience_of_others_is_taken_over_once(
 
 @pytest.mark.usefixtures("short_lease")
 @served
+async def test_what_another_server_has_not_sent_moves_to_one_who_has_lost_patience(
+    servers: list[Server], dedup_redis: RedisServer
+) -> None:
+    """It is computed once all the same: its first owner learns of it, leaves it out, and waits for the other."""
+    slow, *others = servers
+    asked = [slow.ask("a", "b")]
+    call = await slow.link.calls.get()
+    asked += [server.ask("b") for server in others for _ in range(2)]
+    await until(lambda: any(server.link.asked for server in others))
+    [owner] = [server for server in others if server.link.asked]
+    await until(lambda: slow.flights[0].lost)
+    call.answer()
+    await until(lambda: slow.claims[-1].foreign)
+    await owner.answer()
+    assert [raws(result) for result in await asyncio.gather(*asked)] == [slow.truth("a", "b"), *[slow.truth("b")] * 4]
+    assert [slow.link.asked, owner.link.asked] == [["a"], ["b"]]
+    assert sum(len(server.link.asked) for server in servers) == 2
+    assert claims_in(dedup_redis) == []
+
+
+@pytest.mark.usefixtures("short_lease")
+@served
 async def test_an_owner_whose_claim_was_taken_over_gives_back_nothing(servers: list[Server], dedup_redis: RedisServer) -> None:
     """It is the other one's by then, and who comes later waits for that one."""
     slow, owner, third = servers

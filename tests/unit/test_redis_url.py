@@ -169,9 +169,6 @@ def test_a_password_that_is_not_encoded_is_not_repeated_either(url: str) -> None
     assert SECRET not in message
 
 
-@pytest.mark.xfail(
-    strict=True, reason="options become part of the service's name, and all but the last password part of the password"
-)
 @pytest.mark.parametrize(
     "url",
     [
