@@ -41,7 +41,7 @@ def failure(home: Path, **settings: object) -> str:
     [
         ({"RERANKER_WORKERS": "0"}, "RERANKER_WORKERS: Input should be greater than or equal to 1"),
         ({"RERANKER_WORKER": "2"}, "did you mean RERANKER_WORKERS?"),
-        ({"REDIS_ENABLED": "true"}, "REDIS_ENABLED is not offered by this version"),
+        ({"ENABLE_TORCH_COMPILE": "true"}, "ENABLE_TORCH_COMPILE is not offered by this version"),
         ({"MICRO_BATCH_WINDOW_MS": "10"}, "MICRO_BATCH_WINDOW_MS has no effect here"),
         ({"QUANTIZATION": "int8"}, "QUANTIZATION=int8 is not offered by this version"),
         ({"QUANTIZATION": "auto", "ENABLE_MIXED_PRECISION": "true"}, "ENABLE_MIXED_PRECISION=true means QUANTIZATION=bf16"),

@@ -194,8 +194,7 @@ class Server:
 
     async def landed(self) -> None:
         """Wait until every computation has ended, also those that nobody waits for."""
-        while under_way := {*self.dedup._tasks, *self.admission._calls}:
-            await asyncio.wait_for(asyncio.gather(*under_way, return_exceptions=True), 5)
+        await until(lambda: not self.dedup._tasks and not self.admission._calls)
 
     async def assert_nothing_left(self) -> None:
         """No pair counts as being computed, nobody waits, and no claim or result is forgotten."""

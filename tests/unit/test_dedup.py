@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import astuple
 from pathlib import Path
@@ -174,6 +175,28 @@ async def test_what_a_slow_flight_has_not_sent_moves_to_one_who_has_lost_patienc
     assert [raws(result) for result in await asyncio.gather(*asked)] == [server.truth("c")] * followers
     assert raws(await slow) == server.truth("a", "b", "c")
     assert sorted(server.link.asked) == ["a", "b", "c"]
+    await server.assert_nothing_left()
+
+
+@served
+async def test_of_several_who_lose_patience_together_one_takes_over(
+    tokenizer: PairTokenizer, entry_metrics: EntryMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others give that one half a lease before the next one tries."""
+    for room in (dedup, waiting):
+        monkeypatch.setattr(room, "LEASE_SECONDS", 0.8)
+    server = Server(tokenizer, entry_metrics, batch_pairs=1)
+    asked = [server.ask("a", "b")]
+    call = await server.link.calls.get()
+    asked += [server.ask("b") for _ in range(3)]
+    await until(lambda: len(server.flights) == 2)
+    begin = time.monotonic()
+    await until(lambda: len(server.flights) == 3)
+    assert time.monotonic() - begin > 0.35
+    call.answer()
+    assert await server.answer() == ["b"]
+    assert [raws(result) for result in await asyncio.gather(*asked)] == [server.truth("a", "b"), *[server.truth("b")] * 3]
+    assert server.link.asked == ["a", "b"]
     await server.assert_nothing_left()
 
 

@@ -14,6 +14,7 @@ from pipeline_parts import FINGERPRINT
 from bento_service import dedup, waiting
 from bento_service.cache import layout, shared
 from bento_service.cache.keys import pair_keys
+from bento_service.errors import ScorerFailed
 from bento_service.metrics import EntryMetrics
 from bento_service.pairs import KnownScore
 from bento_service.schemas import RerankQuery
@@ -206,6 +207,27 @@ async def test_what_is_stored_while_claims_are_renewed_is_stored_all_the_same(
     await servers[0].landed()
     assert claims_in(dedup_redis) == []
     assert (await servers[1].known("a"))[1] == (1, 0, 0)
+
+
+@pytest.mark.usefixtures("short_lease")
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@served
+async def test_what_is_given_back_while_claims_are_renewed_stays_given_back(
+    servers: list[Server], dedup_redis: RedisServer, before: bool
+) -> None:
+    """A renewal that comes afterwards would claim what nobody computes any more."""
+    lag = Lag(servers[0], layout.RENEW, before=before)
+    asked = servers[0].ask("a")
+    call = await servers[0].link.calls.get()
+    await lag.reached.wait()
+    call.answer(failed={"a"})
+    with pytest.raises(ScorerFailed):
+        await asked
+    await asyncio.sleep(0.05)  # in which the release would be through, if it did not wait for the renewal
+    lag.over.set()
+    await servers[0].landed()
+    assert claims_in(dedup_redis) == []
+    assert (await servers[1].known("a"))[1] == (0, 1, 0)
 
 
 @served
