@@ -167,11 +167,11 @@ def _is_flushed(redis: RedisServer, _: ExitStack) -> None:
     ("strike", "seconds", "lines"),
     [
         (_is_flushed, 0.5, [[]]),
-        (_is_read_only, 1.5, [CHANGED]),
-        (_is_full, 1.5, [CHANGED]),
-        (_is_killed, 1.5, [LOST]),
+        (_is_read_only, 1.0, [CHANGED]),
+        (_is_full, 1.0, [CHANGED]),
+        (_is_killed, 1.0, [LOST]),
         (_is_paused, 3.0, [LOST]),
-        (_wants_another_password, 1.5, [LOST]),
+        (_wants_another_password, 1.0, [LOST]),
         (_is_restarted_empty, 0.0, [[], LOST]),
     ],
 )

@@ -79,9 +79,6 @@ def test_a_dead_node_of_a_cluster_fails_no_request(clustered: tuple[Server, Redi
         back = time.monotonic()
         waited = wait_for("hits again", lambda: load.hits_since(back), BACK_SECONDS)
     load.check()
-    requests = [(server, short(100 + number, 3)) for number in range(20)]
-    together(requests)
-    assert [counts(answer) for answer in together(requests)] == [(3, 0, 0)] * len(requests)
     print(f"{len(load.answers)} requests, hits again after {waited:.1f} s")
 
 

@@ -136,26 +136,33 @@ async def test_rubbish_under_our_keys_is_not_believed(servers: list[Server], ded
 
 
 class Lag:
-    """Holds one kind of call of a server's to Redis, before it is sent or before its answer comes."""
+    """Holds one kind of call of a server's to Redis, on its way there or on its way back, whether or not its caller stays."""
 
     def __init__(self, server: Server, script: str, *, before: bool) -> None:
         assert server.connection
         self.reached, self.over = asyncio.Event(), asyncio.Event()
         self._run, self._script, self._before = server.connection.run_script, script, before
+        self._calls: set[asyncio.Task[Any]] = set()
         server.connection.run_script = self.run_script  # type: ignore[method-assign]
 
     async def run_script(self, script: str, *given: Any) -> Any:
         """Pass it on, sooner or later."""
-        if script == self._script and self._before:
-            await self._wait()
-        answer = await self._run(script, *given)
-        if script == self._script and not self._before:
-            await self._wait()
-        return answer
+        if script != self._script:
+            return await self._run(script, *given)
+        call = asyncio.create_task(self._lagging(script, *given))
+        self._calls.add(call)
+        return await asyncio.shield(call)
 
-    async def _wait(self) -> None:
+    async def end(self) -> None:
+        """Let everything arrive."""
+        self.over.set()
+        await asyncio.wait(self._calls)
+
+    async def _lagging(self, *given: Any) -> Any:
+        answer = None if self._before else await self._run(*given)
         self.reached.set()
         await self.over.wait()
+        return await self._run(*given) if self._before else answer
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
@@ -172,7 +179,7 @@ async def test_who_leaves_during_a_call_to_redis_leaves_no_claim_and_no_score_be
     leaving.cancel()
     for _ in range(3):
         await asyncio.sleep(0)
-    lag.over.set()
+    await lag.end()
     await servers[0].landed()
     assert claims_in(dedup_redis) == []
     assert (await servers[1].known("a"))[1] == ((0, 1, 0) if script == layout.CLAIM else (1, 0, 0))
@@ -202,7 +209,7 @@ async def test_what_is_stored_while_claims_are_renewed_is_stored_all_the_same(
         asked.cancel()
     for _ in range(3):
         await asyncio.sleep(0)
-    lag.over.set()
+    await lag.end()
     await asyncio.wait({asked})
     await servers[0].landed()
     assert claims_in(dedup_redis) == []
@@ -224,7 +231,7 @@ async def test_what_is_given_back_while_claims_are_renewed_stays_given_back(
     with pytest.raises(ScorerFailed):
         await asked
     await asyncio.sleep(0.05)  # in which the release would be through, if it did not wait for the renewal
-    lag.over.set()
+    await lag.end()
     await servers[0].landed()
     assert claims_in(dedup_redis) == []
     assert (await servers[1].known("a"))[1] == (0, 1, 0)
