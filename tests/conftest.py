@@ -15,7 +15,8 @@ _HOME = Path(tempfile.mkdtemp(prefix="reranker-tests-"))
 os.environ["BENTOML_HOME"] = str(_HOME)
 os.environ["BENTOML_DO_NOT_TRACK"] = "True"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-for _name in [name for name in os.environ if name.startswith(("RERANKER_", "MICRO_BATCH_")) or name == "QUANTIZATION"]:
+_SETTINGS = ("RERANKER_", "MICRO_BATCH_", "ENABLE_", "CACHE_", "CLEAR_CACHE_", "REDIS_", "QUANTIZATION")
+for _name in [name for name in os.environ if name.startswith(_SETTINGS) and name != "REDIS_SERVER"]:
     del os.environ[_name]  # a developer's own settings must not change what is tested
 
 

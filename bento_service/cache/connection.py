@@ -21,6 +21,10 @@ from bento_service.redis_url import FORMS, RedisAddress
 T = TypeVar("T")
 # Calls at once; a call takes about a millisecond, so more would only wait inside Redis.
 _MOST_CALLS = 32
+_LONGEST_TURN_SECONDS = 2.0
+# A burst of requests keeps this process from its answers; each look at the clock sees to those that have come, so what lies between
+# two looks counts as one share of the time-out, however long it took.
+_LOOKS = 8
 _CLOSE_SECONDS = 1.0
 _CANCEL_AGAIN_SECONDS = 0.01
 # redis-py's own timer would end a call whose answer came while this process was held up; ours looks once more.
@@ -34,6 +38,7 @@ _KINDS: tuple[tuple[type[Exception], str], ...] = (
     (TimeoutError, "timeout"),
     (exceptions.BusyLoadingError, "loading"),
     (exceptions.ClusterError, "cluster"),
+    (exceptions.AskError, "cluster"),  # MOVED, too: one node of a cluster under a redis:// URL
     (exceptions.RedisClusterException, "cluster"),
     (exceptions.ConnectionError, "connection"),
     (OSError, "connection"),
@@ -42,7 +47,10 @@ _KINDS: tuple[tuple[type[Exception], str], ...] = (
 
 
 class Connection:
-    """Runs commands; timeout_seconds bounds each, waiting for its turn and connecting included."""
+    """Runs commands, a few at once; timeout_seconds bounds each, connecting included, from when its turn has come.
+
+    All raise RedisFailed: `busy` where no turn came, which says nothing of Redis.
+    """
 
     def __init__(self, address: RedisAddress, *, timeout_seconds: float) -> None:
         self._address = address
@@ -55,9 +63,16 @@ class Connection:
         """Whether there are several servers, of which some may be gone."""
         return self._address.kind == "cluster"
 
-    async def run_script(self, script: str, keys: Sequence[str], arguments: Sequence[bytes | int]) -> Any:
-        """Run a script, by its hash where the server knows it. Raises RedisFailed."""
-        return await self._bounded(lambda client: _run_script(client, script, keys, arguments))
+    async def run_script(
+        self,
+        script: str,
+        keys: Sequence[str],
+        arguments: Sequence[bytes | int],
+        *,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> Any:
+        """Run a script, by its hash where the server knows it, if it is still wanted when its turn has come. Raises RedisFailed."""
+        return await self._bounded(lambda client: _run_script(client, script, keys, arguments), is_wanted)
 
     async def get(self, key: str) -> bytes | None:
         """GET. Raises RedisFailed."""
@@ -100,17 +115,22 @@ class Connection:
             except (exceptions.RedisError, OSError, TimeoutError):
                 return  # it is being closed because it is no longer wanted
 
-    async def _bounded(self, work: Callable[[Any], Awaitable[T]]) -> T:
-        call = asyncio.ensure_future(self._in_turn(work))
+    async def _bounded(self, work: Callable[[Any], Awaitable[T]], is_wanted: Callable[[], bool] = lambda: True) -> T:
         try:
-            await asyncio.wait({call}, timeout=self._timeout_seconds)
-            for _ in range(3):
-                # An answer that lay in the socket while this process itself was held up is not late.
+            async with asyncio.timeout(_LONGEST_TURN_SECONDS):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise RedisFailed("busy") from None
+        if not is_wanted():
+            self._turns.release()
+            raise RedisFailed("busy")
+        call = asyncio.ensure_future(self._call(work))
+        call.add_done_callback(lambda _: self._turns.release())  # an abandoned call has its turn until it ends
+        try:
+            for _ in range(_LOOKS):
+                await asyncio.wait({call}, timeout=self._timeout_seconds / _LOOKS)
                 if call.done():
-                    break
-                await asyncio.sleep(0)
-            if call.done():
-                return call.result()
+                    return call.result()
         except Exception as error:
             # Whatever it is: a cache that fails must not fail a request.
             raise RedisFailed(next((kind for known, kind in _KINDS if isinstance(error, known)), "unexpected")) from error
@@ -118,11 +138,10 @@ class Connection:
             _abandon(call)
         raise RedisFailed("timeout")
 
-    async def _in_turn(self, work: Callable[[Any], Awaitable[T]]) -> T:
-        async with self._turns:
-            if self._client is None:
-                self._client = make_client(self._address, timeout_seconds=self._timeout_seconds)
-            return await work(self._client)
+    async def _call(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        if self._client is None:
+            self._client = make_client(self._address, timeout_seconds=self._timeout_seconds)
+        return await work(self._client)
 
 
 @cache

@@ -243,7 +243,8 @@ class SharedCache:
             return False
         self._breaker.worked()
         seen, self._cleared = self._cleared, {**self._cleared, fingerprint: mark}
-        return fingerprint in seen and mark is not None and mark != seen[fingerprint]
+        # The first time it may be an old mark, or one that was made while Redis could not be asked.
+        return mark is not None and mark != seen.get(fingerprint)
 
     async def _run(
         self, operation: str, script: str, keys: Sequence[str], arguments: Sequence[bytes | int], read: Callable[[Any], T]
@@ -253,9 +254,12 @@ class SharedCache:
             return None
         start = time.perf_counter()
         try:
-            answer = read(await self._connection.run_script(script, keys, arguments))
+            answer = read(await self._connection.run_script(script, keys, arguments, is_wanted=lambda: self._breaker.closed))
         except RedisFailed as error:
-            self._failed(error)
+            if str(error) == "busy":  # with calls of our own
+                self._metrics.redis_errors.labels(str(error)).inc()
+            else:
+                self._failed(error)
             return None
         except (TypeError, ValueError, AttributeError):  # something that is no Redis
             self._failed(RedisFailed("unexpected"))

@@ -200,3 +200,35 @@ async def test_a_success_between_failures_keeps_redis_in_use(redis_server: Redis
             assert await look_up(shared, TEN) == ALONE
         assert shared.state == "closed"
         assert value_of(entry_metrics.redis_errors.labels("response")) == 8
+
+
+@played
+async def test_a_burst_that_gets_no_turns_does_not_switch_redis_off(
+    redis_server: RedisServer, entry_metrics: EntryMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those pairs are the asker's; it says nothing of Redis, which goes on being asked."""
+    monkeypatch.setattr("bento_service.cache.connection._LONGEST_TURN_SECONDS", 0.01)
+    async with sharing(redis_server.url, entry_metrics) as shared:
+        connection = shared._connection
+        assert connection
+        for _ in range(32):
+            await connection._turns.acquire()
+        for _ in range(5):
+            assert await look_up(shared, TEN) == ALONE
+        assert (shared.state, value_of(entry_metrics.redis_errors.labels("busy"))) == ("closed", 5)
+        for _ in range(32):
+            connection._turns.release()
+        assert (await look_up(shared, TEN)).owned == ALONE.owned
+        assert len((await look_up(shared, TEN, b"another one!")).foreign) == 10
+
+
+@played
+async def test_calls_in_line_when_redis_is_switched_off_do_not_wait_for_it(entry_metrics: EntryMetrics) -> None:
+    """A burst on a Redis that hangs costs each request one time-out, not one for each that is in line before it."""
+    with RedisServer() as server:
+        async with sharing(server.url, entry_metrics, timeout_seconds=0.3) as shared:
+            server.pause()
+            begun = time.monotonic()
+            assert await asyncio.gather(*(look_up(shared, TEN) for _ in range(200))) == [ALONE] * 200
+            assert time.monotonic() - begun < 1.2
+            assert shared.state == "open"
