@@ -40,11 +40,6 @@ def redis_settings(url: str) -> dict[str, object]:
     return {"REDIS_ENABLED": "true", "REDIS_URL": url, "RERANKER_TORCH_THREADS": 1}
 
 
-def patient_redis_settings(url: str) -> dict[str, object]:
-    """Settings where computations are counted: a machine too busy to hear Redis in time would compute a pair twice."""
-    return redis_settings(url) | {"RERANKER_REDIS_TIMEOUT": 5}
-
-
 @contextmanager
 def serving(*servers: Server) -> Iterator[list[Server]]:
     """Wait until all are ready; stop them all at once."""

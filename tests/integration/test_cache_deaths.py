@@ -21,7 +21,7 @@ from cache_calls import (
     claimed,
     counts,
     metric,
-    patient_redis_settings,
+    redis_settings,
     scored,
     scores,
     serving,
@@ -49,7 +49,7 @@ def redis() -> Iterator[RedisServer]:
 def both(builtin_tag: str, redis: RedisServer) -> Iterator[list[Server]]:
     """Start one with one entry worker that has two small batches under way at once, and one with four entry workers."""
     assert builtin_tag
-    home, settings = Path(os.environ["BENTOML_HOME"]), patient_redis_settings(redis.url)
+    home, settings = Path(os.environ["BENTOML_HOME"]), redis_settings(redis.url)
     different = ({"MICRO_BATCH_MAX_SIZE": OWNERS_BATCH}, {"RERANKER_WORKERS": 4})
     with serving(*(Server(home, **settings | own) for own in different)) as running:
         yield running

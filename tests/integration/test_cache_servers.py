@@ -14,7 +14,7 @@ from pathlib import Path
 import bentoml
 import pytest
 
-from cache_calls import ask, counts, patient_redis_settings, scored, scores, serving, short, stored, together, wait_for
+from cache_calls import ask, counts, redis_settings, scored, scores, serving, short, stored, together, wait_for
 from redis_servers import RedisServer
 from servers import REPOSITORY, Server
 
@@ -37,7 +37,7 @@ def servers(builtin_tag: str, redis: RedisServer) -> Iterator[list[Server]]:
 
     assert builtin_tag
     twin = save_model("builtin", name=TWIN)
-    home, settings = Path(os.environ["BENTOML_HOME"]), patient_redis_settings(redis.url)
+    home, settings = Path(os.environ["BENTOML_HOME"]), redis_settings(redis.url)
     try:
         with serving(*(Server(home, **settings | own) for own in ({}, {}, {"RERANKER_MODEL": TWIN}))) as running:
             yield running

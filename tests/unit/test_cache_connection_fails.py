@@ -113,9 +113,7 @@ async def test_every_call_is_bounded_by_the_time_out(warm: bool) -> None:
 
 
 @played
-async def test_a_call_that_gets_no_turn_says_nothing_of_redis(
-    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_call_that_gets_no_turn_says_nothing_of_redis(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor one that nobody wants any more when its turn comes: it is not sent."""
     monkeypatch.setattr("bento_service.cache.connection._LONGEST_TURN_SECONDS", 0.1)
     async with connected(redis_server.url) as connection:
