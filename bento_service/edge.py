@@ -1,4 +1,4 @@
-"""What surrounds every route: body limits, content types, callers that go away, failures nobody expected, counting.
+"""What surrounds every route: content types, callers that go away, failures nobody expected, counting.
 
 BentoML answers nothing until its time-out when an exception leaves a route, so none may.
 """
@@ -12,44 +12,27 @@ import time
 from collections.abc import Coroutine
 from typing import TypeVar
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bento_service.dialects import error_body, to_bytes
-from bento_service.errors import BodyTooLarge, RequestError, UnsupportedMedia
+from bento_service.body import ClientGone
+from bento_service.dialects.dialect import Dialect, to_bytes
+from bento_service.dialects.objects import NATIVE
+from bento_service.errors import RequestError, UnsupportedMedia
 from bento_service.metrics import EntryMetrics
 
 logger = logging.getLogger("bentoml.reranker")
 T = TypeVar("T")
 
-POST_ROUTES = frozenset({"/rerank", "/v2/rerank"})
-GET_ROUTES = frozenset({"/", "/health", "/livez", "/readyz", "/healthz", "/metrics", "/docs.json", "/schema.json"})
+RERANK_ROUTES = frozenset({"/rerank", "/v1/rerank", "/v2/rerank"})
+SCORE_ROUTES = frozenset({"/score", "/v1/score"})
+POST_ROUTES = RERANK_ROUTES | SCORE_ROUTES
+GET_ROUTES = frozenset(
+    {"/", "/health", "/info", "/models", "/v1/models"}
+    | {"/livez", "/readyz", "/healthz", "/metrics", "/docs.json", "/schema.json"}
+)
 _CLIENT_CLOSED_REQUEST = 499  # nginx's number for a caller that went away; nobody reads it
-
-
-class ClientGone(Exception):
-    """The caller closed the connection before its answer."""
-
-
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Read the body, no further than the limit; raises BodyTooLarge or ClientGone."""
-    declared = request.headers.get("content-length", "")
-    chunks: list[bytes] = []
-    size = int(declared) if declared.isdecimal() else 0
-    if size <= max_bytes:
-        size = 0
-        try:
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > max_bytes:
-                    break
-                chunks.append(chunk)
-        except ClientDisconnect:
-            raise ClientGone from None
-    if size > max_bytes:
-        raise BodyTooLarge(f"the body is over the limit of {max_bytes} bytes: send fewer or shorter documents")
-    return b"".join(chunks)
 
 
 async def unless_gone(request: Request, work: Coroutine[None, None, T]) -> T:
@@ -79,11 +62,12 @@ def json_response(content: object, *, status: int = 200, headers: dict[str, str]
     return Response(to_bytes(content), status_code=status, media_type="application/json", headers=headers)
 
 
-def error_response(error: RequestError) -> Response:
+def error_response(error: RequestError, dialect: Dialect = NATIVE) -> Response:
     """Render an error of the tree, with Retry-After where the caller should come back."""
+    status, body = dialect.error(error)
     retry = error.retry_after_seconds
     headers = {"Retry-After": str(max(1, retry))} if retry is not None else None
-    return json_response(error_body(error), status=error.status, headers=headers)
+    return json_response(body, status=status, headers=headers)
 
 
 class Edge:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 from bento_service import __version__
-from bento_service.errors import RequestError
-from bento_service.schemas import ObjectRequest
+from bento_service.dialects.dialect import Dialect
+from bento_service.dialects.objects import NATIVE, ObjectRequest
+from bento_service.dialects.score import ScoreRequest
+from bento_service.dialects.texts import TEI, TextsRequest
+from bento_service.errors import InvalidRequest, RequestError
 
 _EXAMPLE: dict[str, Any] = {
     "query": "what is a reranker?",
@@ -61,6 +65,13 @@ _RESULT = _record(
         "score": _field("number", "The same as relevance_score; on /rerank."),
         "rank": _field("integer", "1 is best; on /rerank."),
         "id": {"description": "The id the document came with, if it had one."},
+        "document_span": _record(
+            "With `long_documents: chunk`: the window that scored best.",
+            {
+                "start": _field("integer", "Its first character in the document."),
+                "end": _field("integer", "The character behind its last."),
+            },
+        ),
         "document": _record("The document, if return_documents is true.", {"text": _field("string", "Its text.")}),
     },
     required=["index", "relevance_score"],
@@ -83,7 +94,9 @@ ANSWER: dict[str, Any] = _record(
         "meta": _record(
             "What happened on the way.",
             {
-                "api_version": _record("Cohere's number for this format.", {"version": _field("string", "`2`.")}),
+                "api_version": _record(
+                    "Cohere's number for this format.", {"version": _field("string", "`1` on /v1/rerank, else `2`.")}
+                ),
                 "billed_units": _record(
                     "As Cohere counts.", {"search_units": _field("integer", "One for each hundred documents, rounded up.")}
                 ),
@@ -100,8 +113,74 @@ ANSWER: dict[str, Any] = _record(
             },
         ),
         "took_ms": _field("number", "Milliseconds from the request's first byte read to its answer."),
+        "data": _field(
+            "array",
+            "Indexes and scores of `results` once more, for Voyage's clients; on /v1/rerank.",
+            items=_record(
+                "One document's place.",
+                {"index": _field("integer", "As in results."), "relevance_score": _field("number", "As in results.")},
+            ),
+        ),
     },
+    required=["id", "object", "created", "model", "results", "usage", "meta", "took_ms"],
     examples=[_ANSWER_EXAMPLE],
+)
+_TEXTS_ANSWER = _field(
+    "array",
+    "The texts, best first.",
+    items=_record(
+        "One text's place in the ranking.",
+        {
+            "index": _field("integer", "Place of the text in the request."),
+            "score": _field("number", "The model's score."),
+            "text": _field("string", "The text, if return_text is true."),
+        },
+        required=["index", "score"],
+    ),
+)
+_SCORE_ANSWER = _record(
+    "The scores, in the order of the documents.",
+    {
+        "id": _field("string", "A name for this answer, unlike any other's."),
+        "object": _field("string", "Always `list`.", const="list"),
+        "created": _field("integer", "When the answer was made: Unix time, seconds."),
+        "model": _field("string", "The model named in the request, else the one served."),
+        "data": _field(
+            "array",
+            "One for each document.",
+            items=_record(
+                "One pair.",
+                {
+                    "index": _field("integer", "Place of the document in the request."),
+                    "object": _field("string", "Always `score`.", const="score"),
+                    "score": _field("number", "The model's score."),
+                },
+            ),
+        ),
+        "usage": _record(
+            "Tokens of all pairs.",
+            {"prompt_tokens": _field("integer", "As on /rerank."), "total_tokens": _field("integer", "The same.")},
+        ),
+    },
+)
+_MODELS = _record(
+    "The models: there is one.",
+    {
+        "object": _field("string", "Always `list`.", const="list"),
+        "data": _field(
+            "array",
+            "One model.",
+            items=_record(
+                "The model.",
+                {
+                    "id": _field("string", "Its tag."),
+                    "object": _field("string", "Always `model`.", const="model"),
+                    "created": _field("integer", "When it was saved: Unix time, seconds."),
+                    "owned_by": _field("string", "Where it came from."),
+                },
+            ),
+        ),
+    },
 )
 _ERROR = _record(
     "Every error of the rerank routes; the clients of all formats find what they look for.",
@@ -120,6 +199,10 @@ _ERROR = _record(
     },
     examples=[_ERROR_EXAMPLE],
 )
+_TEXTS_ERROR = _record(
+    "Every error of a request with `texts` alone, as TEI words it.",
+    {"error": _field("string", "What is wrong and what to do."), "error_type": _field("string", "The kind of error.")},
+)
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait, a whole number of at least 1.", "schema": {"type": "integer"}}}
 _RETRIED = ("429", "503")
 _CACHE_CONTROL = {
@@ -129,12 +212,17 @@ _CACHE_CONTROL = {
     "description": "`no-cache`: compute every pair anew, and store. `no-store`: neither read nor write a cache. Anything else: use the caches.",
     "schema": {"type": "string"},
 }
-_CACHE_HEADERS = {
-    f"x-cache-{name}": {"description": f"Documents whose score {meaning}.", "schema": {"type": "integer"}}
+_HEADERS = {
+    name: {"description": meaning, "schema": {"type": "integer"}}
     for name, meaning in (
-        ("hits", "came from a cache"),
-        ("misses", "was computed for this request"),
-        ("shared", "another request or server was computing already"),
+        ("x-cache-hits", "Documents whose score came from a cache."),
+        ("x-cache-misses", "Documents whose score was computed for this request."),
+        ("x-cache-shared", "Documents whose score another request or server was computing already."),
+        ("x-compute-tokens", "The same as usage.prompt_tokens."),
+        ("x-total-time", "Milliseconds in all."),
+        ("x-queue-time", "Milliseconds until the first pair went to a model worker."),
+        ("x-tokenization-time", "Milliseconds of tokenising."),
+        ("x-inference-time", "Milliseconds from then until the last score came; 0 where nothing was computed."),
     )
 }
 
@@ -144,6 +232,20 @@ def document() -> dict[str, Any]:
     """Build the document served at /docs.json."""
     request = ObjectRequest.model_json_schema(by_alias=False)
     request["examples"] = [_EXAMPLE]
+    schemas = {
+        "RerankRequest": request,
+        "TextsRequest": TextsRequest.model_json_schema(),
+        "ScoreRequest": ScoreRequest.model_json_schema(by_alias=False),
+        "RerankAnswer": ANSWER,
+        "TextsAnswer": _TEXTS_ANSWER,
+        "ScoreAnswer": _SCORE_ANSWER,
+        "Models": _MODELS,
+        "Error": _ERROR,
+        "TextsError": _TEXTS_ERROR,
+    }
+    both = (("RerankRequest", "RerankAnswer", NATIVE), ("TextsRequest", "TextsAnswer", TEI))
+    objects, score = both[:1], (("ScoreRequest", "ScoreAnswer", NATIVE),)
+    models = _get("The model that is served, as OpenAI's clients ask for it", "application/json", "Models")
     return {
         "openapi": "3.1.0",
         "info": {
@@ -152,50 +254,79 @@ def document() -> dict[str, Any]:
             "description": "Scores every (query, document) pair and returns the documents best first.",
         },
         "paths": {
-            "/rerank": {"post": _rerank("Rerank, the service's own format (also Infinity, vLLM, llama.cpp)")},
-            "/v2/rerank": {"post": _rerank("Rerank, Cohere v2")},
+            "/rerank": {
+                "post": _post(
+                    "Rerank: the service's own format (also Infinity, vLLM, llama.cpp), or TEI's where there are `texts`", both
+                )
+            },
+            "/v1/rerank": {"post": _post("Rerank: Jina, Cohere v1, Voyage, Xinference", objects)},
+            "/v2/rerank": {"post": _post("Rerank: Cohere v2", objects)},
+            "/score": {"post": _post("Score pairs without ranking: vLLM", score)},
+            "/v1/score": {"post": _post("Score pairs without ranking: vLLM", score)},
+            "/models": {"get": models},
+            "/v1/models": {"get": models},
+            "/info": {"get": _get("The model and the limits, as TEI names them", "application/json")},
             "/health": {"get": _get("State of the service, for people and gateways", "application/json", also_503=True)},
             "/livez": {"get": _get("200 unless a worker process is gone for long", "text/plain", also_503=True)},
             "/readyz": {"get": _get("200 while a model worker answers", "text/plain", also_503=True)},
             "/metrics": {"get": _get("Prometheus metrics of all worker processes", "text/plain")},
+            "/docs.json": {"get": _get("This document", "application/json")},
         },
-        "components": {"schemas": {"RerankRequest": request, "RerankAnswer": ANSWER, "Error": _ERROR}},
+        "components": {"schemas": schemas},
     }
 
 
-def _rerank(summary: str) -> dict[str, Any]:
-    failures: dict[str, list[str]] = {}
-    for error in _tree(RequestError):
-        failures.setdefault(str(error.status), []).append(error.code)
+def _refs(names: Sequence[str]) -> dict[str, Any]:
+    refs = [{"$ref": f"#/components/schemas/{name}"} for name in names]
+    return refs[0] if len(refs) == 1 else {"anyOf": refs}
+
+
+def _post(summary: str, formats: Sequence[tuple[str, str, Dialect]]) -> dict[str, Any]:
+    """Describe a route: of each format it takes the request's schema, the answer's, and who words the errors."""
+    requests, answers, dialects = zip(*formats, strict=True)
     return {
         "summary": summary,
         "parameters": [_CACHE_CONTROL],
         "requestBody": {
             "required": True,
-            "content": {
-                "application/json": {"schema": {"$ref": "#/components/schemas/RerankRequest"}, "example": _EXAMPLE},
-            },
+            "content": {"application/json": {"schema": _refs(requests), **({"example": _EXAMPLE} if NATIVE in dialects else {})}},
         },
         "responses": {
             "200": {
-                "description": "The documents, best first",
-                "headers": _CACHE_HEADERS,
-                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/RerankAnswer"}}},
+                "description": "The answer",
+                "headers": _HEADERS,
+                "content": {"application/json": {"schema": _refs(answers)}},
             }
         }
-        | {
-            status: {
-                "description": ", ".join(sorted(set(codes))),
-                **({"headers": _RETRY_AFTER} if status in _RETRIED else {}),
-                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
-            }
-            for status, codes in sorted(failures.items())
-        },
+        | _failures(dialects),
     }
 
 
-def _get(summary: str, media_type: str, *, also_503: bool = False) -> dict[str, Any]:
-    answer = {"description": summary, "content": {media_type: {}}}
+def _failures(dialects: Sequence[Dialect]) -> dict[str, Any]:
+    codes: dict[str, set[str]] = {}
+    bodies: dict[str, list[str]] = {}
+    for error in _tree(RequestError):
+        # Of the statuses that a dialect has of its own, the one for an empty list stands beside the others.
+        for example in [error(""), *([error("", code="documents_empty")] if error is InvalidRequest else [])]:
+            for dialect in dialects:
+                status, body = dialect.error(example)
+                codes.setdefault(str(status), set()).add(example.code)
+                name = "Error" if "message" in body else "TextsError"
+                if name not in bodies.setdefault(str(status), []):
+                    bodies[str(status)].append(name)
+    return {
+        status: {
+            "description": ", ".join(sorted(codes[status])),
+            **({"headers": _RETRY_AFTER} if status in _RETRIED else {}),
+            "content": {"application/json": {"schema": _refs(bodies[status])}},
+        }
+        for status in sorted(codes)
+    }
+
+
+def _get(summary: str, media_type: str, schema: str | None = None, *, also_503: bool = False) -> dict[str, Any]:
+    content = {media_type: {"schema": _refs([schema])} if schema else {}}
+    answer = {"description": summary, "content": content}
     return {"summary": summary, "responses": {"200": answer} | ({"503": answer} if also_503 else {})}
 
 

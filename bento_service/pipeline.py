@@ -22,7 +22,7 @@ from bento_service.metrics import EntryMetrics
 from bento_service.model_info import ModelInfo
 from bento_service.pairs import PairScore
 from bento_service.ranking import activate, rank
-from bento_service.schemas import CacheCounts, CacheUse, RerankQuery, RerankResult
+from bento_service.schemas import CacheCounts, CacheUse, RerankQuery, RerankResult, Timing
 from bento_service.tokenizer import PairTokenizer, TokenizedPair
 
 
@@ -73,9 +73,11 @@ class Pipeline:
 
         if deadline <= time.monotonic():
             raise deadline_passed()
+        timing = Timing()
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                answers = dict(zip(distinct, await self._answers(query, distinct, texts, deadline, use), strict=True))
+                found = await self._answers(query, distinct, texts, timing, deadline=deadline, use=use)
+                answers = dict(zip(distinct, found, strict=True))
         except TimeoutError:
             raise deadline_passed() from None
         truncated = [index for index, text in enumerate(texts) if answers[text].known.truncated]
@@ -94,10 +96,11 @@ class Pipeline:
             truncated=truncated,
             cache=_counts([answers[text].origin for text in texts]),
             warnings=["instruction was ignored: this model's template has none"] if query.instruction else [],
+            timing=timing,
         )
 
     async def _answers(
-        self, query: RerankQuery, distinct: list[str], texts: list[str], deadline: float, use: CacheUse
+        self, query: RerankQuery, distinct: list[str], texts: list[str], timing: Timing, *, deadline: float, use: CacheUse
     ) -> list[Answer]:
         """Find or compute the scores of distinct documents, in order."""
         fingerprint = self._fingerprint()
@@ -108,21 +111,29 @@ class Pipeline:
 
         async def compute(places: Sequence[int], progress: Progress) -> None:
             with self._admission.place_for(len(places)):
+                start = time.perf_counter()
                 pairs = await self._tokenize(query, [distinct[place] for place in places], deadline)
+                queued = time.perf_counter()
+                timing.tokenization += queued - start
+                sent: float | None = None
                 cut = {distinct[place] for place, pair in zip(places, pairs, strict=True) if pair.truncated}
                 self._refuse_truncation(query, [index for index, text in enumerate(texts) if text in cut])
 
                 def on_call(chunk: Sequence[int], call: asyncio.Task[list[PairScore]]) -> None:
+                    nonlocal sent
+                    sent = sent or time.perf_counter()
                     progress.sent([places[number] for number in chunk], [pairs[number] for number in chunk], call)
 
-                start = time.perf_counter()
                 await self._admission.score(
                     [pair.tokens.pack() for pair in pairs],
                     deadline=deadline,
                     wanted=lambda number: progress.wants(places[number]),
                     on_call=on_call,
                 )
-                self._observe("score", start)
+                self._observe("score", queued)
+                sent = sent or time.perf_counter()
+                timing.queue += sent - queued
+                timing.inference += time.perf_counter() - sent
 
         return await self._dedup.answers(keys, compute, use=use, alone_seconds=self._admission.seconds_for)
 

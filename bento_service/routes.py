@@ -1,9 +1,10 @@
-"""The routes beside BentoML's own, and the way of one rerank request through HTTP."""
+"""The routes beside BentoML's own, and the way of one request through HTTP."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -12,57 +13,83 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from bento_service import metrics
-from bento_service.dialects import COHERE_V2, Dialect
-from bento_service.edge import ClientGone, client_gone_response, error_response, json_response, read_body, unless_gone
+from bento_service.body import ClientGone, parse_json, read_body
+from bento_service.catalog import Catalog
+from bento_service.dialects.dialect import Dialect, Limits
+from bento_service.dialects.objects import COHERE_V2, NATIVE, V1
+from bento_service.dialects.score import SCORE
+from bento_service.dialects.texts import TEI
+from bento_service.edge import client_gone_response, error_response, json_response, unless_gone
 from bento_service.errors import RequestError
 from bento_service.health import Health
 from bento_service.openapi import document
 from bento_service.pipeline import Pipeline
-from bento_service.schemas import CacheCounts, CacheUse, cache_use, parse_json
+from bento_service.schemas import CacheUse, RerankQuery, RerankResult, cache_use
 from bento_service.settings import Settings
+
+Choice = Callable[[dict[str, Any]], Dialect]
+
+
+def native_or_tei(fields: dict[str, Any]) -> Dialect:
+    """Choose the dialect of a body on /rerank: `texts` alone is TEI's."""
+    return TEI if "texts" in fields and "documents" not in fields else NATIVE
 
 
 class Routes:
     """Turns HTTP into queries and results into HTTP."""
 
-    def __init__(self, *, pipeline: Pipeline, health: Health, entry_metrics: metrics.EntryMetrics, settings: Settings) -> None:
+    def __init__(
+        self, *, pipeline: Pipeline, health: Health, catalog: Catalog, entry_metrics: metrics.EntryMetrics, settings: Settings
+    ) -> None:
         self._pipeline = pipeline
         self._health = health
         self._metrics = entry_metrics
         self._settings = settings
+        self._limits = Limits(
+            documents=settings.max_documents,
+            document_characters=settings.max_document_characters,
+            chunks=settings.max_chunks,
+        )
+        self.catalog = catalog
 
-    async def rerank(self, request: Request, dialect: Dialect) -> Response:
-        """Answer one rerank request; never raises a RequestError."""
+    async def rank(self, request: Request, choose: Choice) -> Response:
+        """Answer one request to rerank or score; never raises a RequestError."""
         start = time.perf_counter()
+        dialect: Dialect = NATIVE  # what cannot be read is answered in the words that most clients read
         try:
             body = await read_body(request, self._settings.max_body_bytes)
             use = cache_use(request.headers.get("cache-control", ""))
-            answer, counts = await unless_gone(request, self._answer(parse_json(body), dialect, start, use))
-            headers = {
-                "x-cache-hits": str(counts.hits),
-                "x-cache-misses": str(counts.misses),
-                "x-cache-shared": str(counts.shared),
-            }
-            return json_response(answer, headers=headers)
+            fields = parse_json(body)
+            dialect = choose(fields)
+            answer, results = await unless_gone(request, self._answer(fields, dialect, start, use))
+            return json_response(answer, headers=_headers(results, time.perf_counter() - start))
         except ClientGone:
             return client_gone_response()
         except RequestError as error:
             self._metrics.rejections.labels(error.code).inc()
-            return error_response(error)
+            return error_response(error, dialect)
 
-    async def answer(self, fields: dict[str, Any], dialect: Dialect, start: float) -> dict[str, Any]:
-        """Answer the fields of a request in its dialect; start: on time.perf_counter(). Raises RequestError."""
-        answer, _ = await self._answer(fields, dialect, start, CacheUse.FULL)
+    async def answer(self, fields: dict[str, Any], start: float) -> Any:
+        """Answer the fields of a request to /rerank; start: on time.perf_counter(). Raises RequestError."""
+        answer, _ = await self._answer(fields, native_or_tei(fields), start, CacheUse.FULL)
         return answer
 
     async def _answer(
         self, fields: dict[str, Any], dialect: Dialect, start: float, use: CacheUse
-    ) -> tuple[dict[str, Any], CacheCounts]:
-        query = dialect.read(fields, max_documents=self._settings.max_documents)
+    ) -> tuple[Any, list[RerankResult]]:
+        queries = dialect.read(fields, self._limits)
         self._metrics.stage_seconds.labels("parse").observe(time.perf_counter() - start)
         deadline = time.monotonic() + self._settings.request_timeout_seconds - (time.perf_counter() - start)
-        result = await self._pipeline.rerank(query, deadline=deadline, use=use)
-        return dialect.write(query, result, took_ms=1000 * (time.perf_counter() - start)), result.cache
+        results = await self._results(queries, deadline, use)
+        return dialect.write(queries, results, took_ms=1000 * (time.perf_counter() - start)), results
+
+    async def _results(self, queries: Sequence[RerankQuery], deadline: float, use: CacheUse) -> list[RerankResult]:
+        tasks = [asyncio.create_task(self._pipeline.rerank(query, deadline=deadline, use=use)) for query in queries]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def health(self) -> Response:
         """Tell people and gateways how the server is; 503 while no Scorer answers."""
@@ -70,14 +97,38 @@ class Routes:
         return json_response(report, status=503 if report["status"] == "down" else 200)
 
 
+def _headers(results: Sequence[RerankResult], took_seconds: float) -> dict[str, str]:
+    """What came from where, and TEI's timings in milliseconds."""
+    numbers = {
+        "x-cache-hits": sum(result.cache.hits for result in results),
+        "x-cache-misses": sum(result.cache.misses for result in results),
+        "x-cache-shared": sum(result.cache.shared for result in results),
+        "x-compute-tokens": sum(result.token_count for result in results),
+        "x-total-time": 1000 * took_seconds,
+        "x-queue-time": 1000 * max(result.timing.queue for result in results),
+        "x-tokenization-time": 1000 * max(result.timing.tokenization for result in results),
+        "x-inference-time": 1000 * max(result.timing.inference for result in results),
+    }
+    return {name: str(round(number)) for name, number in numbers.items()}
+
+
 def make_app(current: Callable[[], Routes]) -> Starlette:
     """Build the app that is mounted beside BentoML's routes; `current` finds the Routes once the service has started."""
 
-    async def cohere_v2(request: Request) -> Response:
-        return await current().rerank(request, COHERE_V2)
+    def ranking(path: str, dialect: Dialect) -> Route:
+        async def endpoint(request: Request) -> Response:
+            return await current().rank(request, lambda _: dialect)
+
+        return Route(path, endpoint, methods=["POST"])
 
     async def health(_: Request) -> Response:
         return await current().health()
+
+    async def info(_: Request) -> Response:
+        return json_response(current().catalog.info())
+
+    async def models(_: Request) -> Response:
+        return json_response(current().catalog.models())
 
     async def exposition(_: Request) -> Response:
         return Response(metrics.exposition(), headers={"content-type": metrics.CONTENT_TYPE})
@@ -87,8 +138,14 @@ def make_app(current: Callable[[], Routes]) -> Starlette:
 
     return Starlette(
         routes=[
-            Route("/v2/rerank", cohere_v2, methods=["POST"]),
+            ranking("/v1/rerank", V1),
+            ranking("/v2/rerank", COHERE_V2),
+            ranking("/score", SCORE),
+            ranking("/v1/score", SCORE),
             Route("/health", health),
+            Route("/info", info),
+            Route("/models", models),
+            Route("/v1/models", models),
             Route("/metrics", exposition),
             Route("/docs.json", docs),
         ]

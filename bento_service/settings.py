@@ -134,6 +134,19 @@ class Settings(BaseSettings):
         validation_alias="RERANKER_MAX_BODY_BYTES",
         description="Bytes of a request body, at most; beyond it: 413.",
     )
+    max_document_characters: int = Field(
+        1_000_000,
+        ge=1,
+        validation_alias="RERANKER_MAX_DOCUMENT_CHARACTERS",
+        description="Characters of one document or query, at most; beyond it: 400. What the model cannot read of them is cut and reported.",
+    )
+    max_chunks: int = Field(
+        32,
+        ge=1,
+        le=1024,
+        validation_alias="RERANKER_MAX_CHUNKS",
+        description="Windows of one document that are scored with `long_documents: chunk`, at most; what lies behind them is reported as cut.",
+    )
     prediction_cache: bool = Field(
         default=True,
         validation_alias="ENABLE_PREDICTION_CACHE",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from bento_service.schemas import RerankQuery
 
 # Written into every key: raise it when the meaning of a key or a value changes, and old entries are never read again.
-KEY_VERSION = 1
+KEY_VERSION = 2
 # 128 bits of SHA-256: two of 10^12 pairs collide with a chance of 10^-15.
 DIGEST_BYTES = 16
 
@@ -44,7 +44,7 @@ def pair_keys(query: RerankQuery, documents: Sequence[str], *, fingerprint: str,
         query.instruction,
         query.truncation_side,
         None if limit is None or limit >= max_length else str(limit),
-        query.long_documents,
+        None if query.max_chunks is None else str(query.max_chunks),
         query.query,
     ):
         _add(shared, part)

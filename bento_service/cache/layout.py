@@ -1,8 +1,8 @@
 """What lies in Redis: every key, every value, how long each lives, and what breaks when it is changed (ADR 6).
 
-    reranker:1:<fingerprint>:{<query>}:0 … :7   pages: hashes of pair digest ▶ value; live for REDIS_TTL_SECONDS from their first write
-    reranker:1:<fingerprint>:{<query>}:claims   hash of pair digest ▶ who computes the pair; lives for one lease from the last claim
-    reranker:1:cleared:<fingerprint>            when `make cache-clear` last ran; entry workers forget too when it changes; lives for a day
+    reranker:2:<fingerprint>:{<query>}:0 … :7   pages: hashes of pair digest ▶ value; live for REDIS_TTL_SECONDS from their first write
+    reranker:2:<fingerprint>:{<query>}:claims   hash of pair digest ▶ who computes the pair; lives for one lease from the last claim
+    reranker:2:cleared:<fingerprint>            when `make cache-clear` last ran; entry workers forget too when it changes; lives for a day
 
 The braces make the digest of the query decide on the cluster slot, so that one script call reaches all pairs of a request.
 """

@@ -19,13 +19,13 @@ from bento_service.cache.connection import Connection
 from bento_service.cache.housekeeping import Housekeeping
 from bento_service.cache.local import LocalCache
 from bento_service.cache.shared import SharedCache
+from bento_service.catalog import Catalog
 from bento_service.dedup import Deduplication
-from bento_service.dialects import NATIVE
 from bento_service.edge import Edge
 from bento_service.health import Health
 from bento_service.metrics import EntryMetrics
 from bento_service.pipeline import Pipeline
-from bento_service.routes import Routes, make_app
+from bento_service.routes import Routes, make_app, native_or_tei
 from bento_service.scorer_link import ScorerClient, ScorerLink
 from bento_service.service.bento_io import RerankInput, RerankOutput
 from bento_service.service.scorer import RemoteScorer, scorer_service
@@ -33,6 +33,7 @@ from bento_service.service.startup import (
     INFO,
     SCORER_COUNT,
     SETTINGS,
+    STORED,
     TAG,
     all_entries_were_ready,
     check_model,
@@ -102,7 +103,9 @@ class _Reranker:
             strict_model=SETTINGS.strict_model,
         )
         health = Health(tag=TAG, info=INFO, links=self._links, shared=shared, settings=SETTINGS)
-        self.routes = Routes(pipeline=pipeline, health=health, entry_metrics=_ENTRY_METRICS, settings=SETTINGS)
+        created = round(STORED.info.creation_time.timestamp())
+        catalog = Catalog(tag=TAG, info=INFO, created=created, links=self._links, settings=SETTINGS)
+        self.routes = Routes(pipeline=pipeline, health=health, catalog=catalog, entry_metrics=_ENTRY_METRICS, settings=SETTINGS)
         self._siblings_seen = time.monotonic()
         self._all_were_ready = False
 
@@ -140,14 +143,14 @@ class _Reranker:
     async def rerank(self, query: Any, **fields: Any) -> Any:
         """Sort documents by how well they answer the query, best first."""
         if isinstance(query, Request):
-            return await self.routes.rerank(query, NATIVE)
+            return await self.routes.rank(query, native_or_tei)
         # Called in Python, without a server: BentoML has made the Scorer in this process and runs no start-up hook.
         await self.start()
         async with asyncio.timeout(SETTINGS.request_timeout_seconds):
             while not await self.__is_ready__():  # noqa: ASYNC110  rare, and readiness is no event
                 await asyncio.sleep(_POLL_SECONDS)
         given = {name: value for name, value in fields.items() if value is not None}
-        return await self.routes.answer({"query": query, **given}, NATIVE, time.perf_counter())
+        return await self.routes.answer({"query": query, **given}, time.perf_counter())
 
     async def __is_ready__(self) -> bool:
         """/readyz: a Scorer answers and is warm; at the start, all entry workers have seen one."""

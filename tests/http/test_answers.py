@@ -105,9 +105,9 @@ def test_an_instruction_the_model_cannot_take_is_a_warning(client: TestClient) -
     assert "instruction was ignored" in answer["meta"]["warnings"][0]
 
 
-@pytest.mark.parametrize("text", ['"\\ud800 lone"', '"nul \\u0000 inside"', '"\\ud83d\\ude00"', '"%s"' % ("x" * 10_000_000)])
+@pytest.mark.parametrize("text", ['"\\ud800 lone"', '"nul \\u0000 inside"', '"\\ud83d\\ude00"', '"%s"' % ("x" * 1_000_000)])
 def test_odd_text_is_answered(client: TestClient, text: str) -> None:
-    """Lone surrogates, NUL, emoji and a document of 10 MB are scored like any other."""
+    """Lone surrogates, NUL, emoji and a document of a million characters are scored like any other."""
     answer = client.post(
         "/rerank", content=f'{{"query":"q","documents":[{text},"d"]}}', headers={"content-type": "application/json"}
     )

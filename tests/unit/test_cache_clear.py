@@ -21,9 +21,9 @@ from redis_servers import RedisCluster, RedisServer
 STRANGERS = (
     "reranker",
     f"reranker:2:{FINGERPRINT[:16]}:{{x}}:0",
-    f"reranker:1:{FINGERPRINT[:15]}:{{x}}:0",
-    f"reranker:1:{FINGERPRINT[:16]}",
-    f"other:reranker:1:{FINGERPRINT[:16]}:{{x}}:0",
+    f"reranker:2:{FINGERPRINT[:15]}:{{x}}:0",
+    f"reranker:2:{FINGERPRINT[:16]}",
+    f"other:reranker:2:{FINGERPRINT[:16]}:{{x}}:0",
 )
 
 
@@ -81,7 +81,7 @@ def test_five_thousand_keys_go_and_nobody_else_s(redis_server: RedisServer, fing
     control = redis_server._control
     control.mset(dict.fromkeys([*names(5000, FINGERPRINT), *names(50, OTHER_FINGERPRINT), *STRANGERS], "x"))
     assert asyncio.run(clear(parse_redis_url(redis_server.url), fingerprint)) == 5000
-    mark = f"reranker:1:cleared:{FINGERPRINT[:16]}"
+    mark = f"reranker:2:cleared:{FINGERPRINT[:16]}"
     calls = calls_of(redis_server)
     assert {key.decode() for key in control.scan_iter()} == {*names(50, OTHER_FINGERPRINT), *STRANGERS, mark}
     assert 86_000 < control.ttl(mark) <= 86_400

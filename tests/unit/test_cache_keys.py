@@ -17,7 +17,7 @@ DECIDING: dict[str, list[Any]] = {
     "instruction": ["", "-", "None", "be brief"],
     "max_tokens_per_doc": [0, 1, 12, 511],
     "truncation_side": ["left"],
-    "long_documents": ["chunk"],
+    "max_chunks": [1, 8],
 }
 INDIFFERENT: dict[str, list[Any]] = {
     "documents": [[Document("document 3", id="7", has_id=True)]],
@@ -170,6 +170,6 @@ def test_keys_are_the_same_in_every_process_and_release() -> None:
     """Servers share them: when one of these changes, KEY_VERSION must be raised, and both are written here anew."""
     keys = keys_of(["document"], instruction="i", max_tokens_per_doc=7)
     assert (keys.query.hex(), keys.pairs[0].hex()) == (
-        "6516a73bec1468e6caa81acfb5db0a83",
+        "a1b429c8a1c35d987c4413dddfd616d9",
         "e74f006b092214f44722cc14b9e67d2b",
     )

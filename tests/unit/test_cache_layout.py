@@ -94,7 +94,7 @@ def test_values_are_read_by_every_release_of_this_key_version() -> None:
     value = struct.pack("<fIB", 0.5, 7, 1)
     blob = layout.pack_value(PAIR, KnownScore(0.5, 7, truncated=True))
     assert blob == value + struct.pack("<I", zlib.crc32(PAIR + value))
-    assert (KEY_VERSION, layout.PREFIX, layout.PAGES, layout.PAGE_PAIRS) == (1, "reranker:1:", 8, 512)
+    assert (KEY_VERSION, layout.PREFIX, layout.PAGES, layout.PAGE_PAIRS) == (2, "reranker:2:", 8, 512)
 
 
 def test_the_keys_of_a_query_lie_in_one_slot_and_are_its_own() -> None:
@@ -126,7 +126,7 @@ def test_any_digest_makes_a_key_with_one_pair_of_braces(query: bytes) -> None:
     """A brace or a wildcard in it would change the slot, or what `make cache-clear` finds."""
     tag = base64.urlsafe_b64encode(query).decode().rstrip("=")
     ends = ["claims", *map(str, range(layout.PAGES))]
-    assert layout.query_keys(FINGERPRINT, query) == [f"reranker:1:0123456789abcdef:{{{tag}}}:{end}" for end in ends]
+    assert layout.query_keys(FINGERPRINT, query) == [f"reranker:2:0123456789abcdef:{{{tag}}}:{end}" for end in ends]
     assert not set(tag) & set("{}*?[]\\ ")
 
 

@@ -145,7 +145,7 @@ class Lag:
         self._calls: set[asyncio.Task[Any]] = set()
         server.connection.run_script = self.run_script  # type: ignore[method-assign]
 
-    async def run_script(self, script: str, *given: Any) -> Any:
+    async def run_script(self, script: str, *given: Any, **_: Any) -> Any:
         """Pass it on, sooner or later."""
         if script != self._script:
             return await self._run(script, *given)

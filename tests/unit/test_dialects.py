@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from bento_service.dialects import COHERE_V2, NATIVE, Dialect, error_body, to_bytes
+from bento_service.dialects.dialect import Limits, to_bytes
+from bento_service.dialects.objects import COHERE_V2, NATIVE, ObjectDialect
 from bento_service.errors import DocumentTooLong, InvalidRequest, QueueFull
 from bento_service.ranking import Ranked
 from bento_service.schemas import CacheCounts, RerankQuery, RerankResult
@@ -22,18 +24,21 @@ RESULT = RerankResult(
     warnings=["w"],
 )
 
-
-def _query(dialect: Dialect = NATIVE, **fields: Any) -> RerankQuery:
-    return dialect.read({"query": "q", "documents": ["a", {"text": "b", "id": 7}], **fields}, max_documents=1000)
+LIMITS = Limits(documents=1000, document_characters=1000, chunks=8)
 
 
-def _answer(dialect: Dialect = NATIVE, **fields: Any) -> dict[str, Any]:
-    answer: dict[str, Any] = json.loads(to_bytes(dialect.write(_query(dialect, **fields), RESULT, took_ms=1.2345)))
+def _query(dialect: ObjectDialect = NATIVE, **fields: Any) -> RerankQuery:
+    [query] = dialect.read({"query": "q", "documents": ["a", {"text": "b", "id": 7}], **fields}, LIMITS)
+    return query
+
+
+def _answer(dialect: ObjectDialect = NATIVE, **fields: Any) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(to_bytes(dialect.write([_query(dialect, **fields)], [RESULT], took_ms=1.2345)))
     return answer
 
 
 @pytest.mark.parametrize("dialect", [NATIVE, COHERE_V2], ids=lambda dialect: dialect.name)
-def test_every_client_finds_the_fields_it_parses(dialect: Dialect) -> None:
+def test_every_client_finds_the_fields_it_parses(dialect: ObjectDialect) -> None:
     """`object`, `model`, both usage integers, results in rank order, and the meta block."""
     before = int(time.time())
     answer = _answer(dialect)
@@ -75,7 +80,7 @@ def test_documents_come_back_as_objects_by_default_on_the_native_route() -> None
 
 
 @pytest.mark.parametrize(("dialect", "fields"), [(NATIVE, {"return_documents": False}), (COHERE_V2, {})])
-def test_documents_that_are_not_asked_for_are_absent(dialect: Dialect, fields: dict[str, Any]) -> None:
+def test_documents_that_are_not_asked_for_are_absent(dialect: ObjectDialect, fields: dict[str, Any]) -> None:
     """Never null, which strict clients fail on."""
     assert all("document" not in each for each in _answer(dialect, **fields)["results"])
 
@@ -103,25 +108,26 @@ def test_an_id_of_null_is_echoed_as_null() -> None:
 def test_search_units_count_as_cohere_counts(count: int, units: int) -> None:
     """One per hundred documents begun, whatever top_n keeps."""
     result = RerankResult("m", [Ranked(0, 0.5, 1)], token_count=1, truncated=[], cache=CacheCounts(0, 1, 0))
-    answer = COHERE_V2.write(_query(documents=["d"] * count), result, took_ms=0)
+    answer = COHERE_V2.write([_query(documents=["d"] * count)], [result], took_ms=0)
     assert answer["meta"]["billed_units"] == {"search_units": units}
 
 
 def test_no_result_is_an_empty_list() -> None:
     """A threshold may drop all."""
-    answer = NATIVE.write(_query(), RerankResult("m", [], token_count=3, truncated=[], cache=CacheCounts(0, 1, 0)), took_ms=0)
+    answer = NATIVE.write([_query()], [RerankResult("m", [], token_count=3, truncated=[], cache=CacheCounts(0, 1, 0))], took_ms=0)
     assert (answer["results"], answer["usage"]["total_tokens"], answer["meta"]["warnings"]) == ([], 3, [])
 
 
 def test_reading_knows_the_limit() -> None:
     """The dialect hands it on."""
     with pytest.raises(InvalidRequest, match="at most 1 "):
-        NATIVE.read({"query": "q", "documents": ["a", "b"]}, max_documents=1)
+        NATIVE.read({"query": "q", "documents": ["a", "b"]}, replace(LIMITS, documents=1))
 
 
 def test_an_error_body_speaks_to_all_clients_at_once() -> None:
     """`message`, a `detail` that is a string, and OpenAI's error object."""
-    body = error_body(DocumentTooLong("document 3 does not fit", param="documents"))
+    status, body = NATIVE.error(DocumentTooLong("document 3 does not fit", param="documents"))
+    assert status == 400
     assert body == {
         "message": "document 3 does not fit",
         "detail": "document 3 does not fit",
@@ -136,7 +142,7 @@ def test_an_error_body_speaks_to_all_clients_at_once() -> None:
 
 def test_an_error_without_a_field_at_fault_says_null() -> None:
     """The key is always there."""
-    assert error_body(QueueFull("full", retry_after_seconds=1))["error"]["param"] is None
+    assert NATIVE.error(QueueFull("full", retry_after_seconds=1))[1]["error"]["param"] is None
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

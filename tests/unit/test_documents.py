@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import readme_settings
-from bento_service.dialects import error_body
+from bento_service.dialects.objects import NATIVE
 from bento_service.edge import GET_ROUTES, POST_ROUTES
 from bento_service.errors import RequestError
 from bento_service.metrics import EntryMetrics, ScorerMetrics
@@ -31,7 +31,7 @@ def test_every_error_code_is_documented() -> None:
     for path in (readme_settings.REPOSITORY / "bento_service").rglob("*.py"):
         codes |= set(re.findall(r'code="([a-z_]+)"', path.read_text()))
     assert [code for code in sorted(codes) if f"`{code}`" not in README] == []
-    assert error_body(RequestError("x"))["error"]["code"] == "internal_error"
+    assert NATIVE.error(RequestError("x"))[1]["error"]["code"] == "internal_error"
 
 
 def test_every_route_is_documented() -> None:

@@ -11,7 +11,8 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
-from bento_service.edge import ClientGone, read_body, unless_gone
+from bento_service.body import ClientGone, read_body
+from bento_service.edge import unless_gone
 from bento_service.errors import BodyTooLarge, InvalidRequest
 
 GONE: Message = {"type": "http.disconnect"}

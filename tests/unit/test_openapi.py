@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from bento_service import __version__, errors
-from bento_service.dialects import NATIVE, error_body
+from bento_service.dialects.dialect import Limits
+from bento_service.dialects.objects import NATIVE, V1, ObjectRequest
 from bento_service.edge import GET_ROUTES, POST_ROUTES
 from bento_service.openapi import ANSWER, document
 from bento_service.ranking import Ranked
-from bento_service.schemas import CacheCounts, ObjectRequest, RerankResult
+from bento_service.schemas import CacheCounts, RerankResult
 
-BENTOML_S_OWN = {"/", "/healthz", "/docs.json", "/schema.json"}
+BENTOML_S_OWN = {"/", "/healthz", "/schema.json"}
 
 
 def _nodes(value: Any) -> Iterator[dict[str, Any]]:
@@ -67,7 +68,7 @@ def test_every_error_a_route_can_answer_is_named_under_its_status() -> None:
     """An error class that is added appears here by itself."""
     described = document()["paths"]["/rerank"]["post"]["responses"]
     classes = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.RequestError)]
-    assert set(described) == {"200", *(str(each.status) for each in classes)}
+    assert set(described) == {"200", "422", "424", *(str(each.status) for each in classes)}
     for each in classes:
         assert each.code in described[str(each.status)]["description"].split(", ")
 
@@ -77,15 +78,18 @@ def test_the_examples_are_valid_requests() -> None:
     examples = [node["example"] for node in _nodes(document()) if "example" in node]
     assert examples
     for example in [*examples, *_schema("RerankRequest")["examples"]]:
-        assert NATIVE.read(example, max_documents=10).query == example["query"]
+        assert NATIVE.read(example, Limits(documents=10, document_characters=1000, chunks=8))[0].query == example["query"]
 
 
 def test_an_answer_has_just_the_fields_described() -> None:
     """In the answer, in each result, in usage and in meta."""
-    query = NATIVE.read({"query": "q", "documents": [{"text": "a", "id": 1}]}, max_documents=1)
-    answer = NATIVE.write(query, RerankResult("m", [Ranked(0, 0.5, 1)], 3, [], CacheCounts(0, 1, 0)), took_ms=1.0)
-    assert set(answer) == set(ANSWER["properties"])
-    assert set(ANSWER["required"]) <= set(answer)
+    queries = NATIVE.read(
+        {"query": "q", "documents": [{"text": "a", "id": 1}]}, Limits(documents=1, document_characters=1000, chunks=8)
+    )
+    result = RerankResult("m", [Ranked(0, 0.5, 1)], 3, [], CacheCounts(0, 1, 0), spans={0: (0, 1)})
+    answer = NATIVE.write(queries, [result], took_ms=1.0)
+    assert set(V1.write(queries, [result], took_ms=1.0)) == set(ANSWER["properties"])
+    assert set(answer) == set(ANSWER["required"])
     assert set(answer["results"][0]) == set(ANSWER["properties"]["results"]["items"]["properties"])
     for block in ("usage", "meta"):
         assert set(answer[block]) == set(ANSWER["properties"][block]["properties"])
@@ -93,7 +97,7 @@ def test_an_answer_has_just_the_fields_described() -> None:
 
 def test_an_error_body_has_just_the_fields_described() -> None:
     """Outside and inside."""
-    body = error_body(errors.InvalidRequest("m"))
+    _, body = NATIVE.error(errors.InvalidRequest("m"))
     described = _schema("Error")["properties"]
     assert set(body) == set(described)
     assert set(body["error"]) == set(described["error"]["properties"])

@@ -6,16 +6,24 @@ from typing import Any
 
 import pytest
 
-from bento_service.dialects import to_bytes
+from bento_service.body import parse_json
+from bento_service.dialects.dialect import Limits, to_bytes
+from bento_service.dialects.objects import COHERE_V2, ObjectDialect
 from bento_service.errors import InvalidRequest
-from bento_service.schemas import Document, RerankQuery, parse_json, read_object_request
+from bento_service.schemas import Document, RerankQuery
 
 PRIVATE = "xyzzy"
 
 
+def _read_all(fields: dict[str, Any], documents: int, dialect: ObjectDialect = COHERE_V2) -> RerankQuery:
+    """Read a request of at most so many documents."""
+    [query] = dialect.read(fields, Limits(documents=documents, document_characters=10_000, chunks=8))
+    return query
+
+
 def _read(**fields: Any) -> RerankQuery:
     given = {"query": "q", "documents": ["a", "b"], **fields}
-    return read_object_request(given, max_documents=10, return_documents=False)
+    return _read_all(given, 10)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +121,7 @@ def test_whatever_id_is_accepted_can_be_echoed(value: str) -> None:
     """What the answer cannot hold must be refused on the way in."""
     body = f'{{"query": "q", "documents": [{{"text": "a", "id": {value}}}]}}'.encode()
     try:
-        [document] = read_object_request(parse_json(body), max_documents=1, return_documents=False).documents
+        [document] = _read_all(parse_json(body), 1).documents
     except InvalidRequest:
         return
     assert document.has_id
@@ -181,6 +189,6 @@ def test_an_id_that_is_no_plain_value_is_refused_by_its_document(value: str) -> 
     """Lists, objects and infinity; the message names the index, never the id."""
     body = f'{{"query": "q", "documents": ["a", {{"text": "b", "id": {value}}}]}}'.encode()
     with pytest.raises(InvalidRequest, match="document 1 has an id") as caught:
-        read_object_request(parse_json(body), max_documents=2, return_documents=False)
+        _read_all(parse_json(body), 2)
     assert (caught.value.status, caught.value.param) == (400, "documents")
     assert PRIVATE not in caught.value.message
