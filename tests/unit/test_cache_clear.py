@@ -20,7 +20,7 @@ from redis_servers import RedisCluster, RedisServer
 
 STRANGERS = (
     "reranker",
-    f"reranker:2:{FINGERPRINT[:16]}:{{x}}:0",
+    f"reranker:3:{FINGERPRINT[:16]}:{{x}}:0",
     f"reranker:2:{FINGERPRINT[:15]}:{{x}}:0",
     f"reranker:2:{FINGERPRINT[:16]}",
     f"other:reranker:2:{FINGERPRINT[:16]}:{{x}}:0",
