@@ -21,8 +21,8 @@ from bento_service.flight import Answer, Flight, Origin, until_settled
 from bento_service.metrics import EntryMetrics
 from bento_service.pairs import KnownScore, Outcome, PairScore
 from bento_service.schemas import CacheUse
-from bento_service.tokenizer import TokenizedPair
 from bento_service.waiting import Waiting, late_after_seconds
+from bento_service.windows import Window
 
 T = TypeVar("T")
 _LONGEST_WAIT_SECONDS = 3600.0  # every request has a deadline before that
@@ -35,8 +35,8 @@ class Progress(Protocol):
     def wants(self, place: int, /) -> bool:
         """Tell, when a pair's turn comes, whether it is still to be computed here."""
 
-    def sent(self, places: Sequence[int], pairs: Sequence[TokenizedPair], call: asyncio.Task[list[PairScore]], /) -> None:
-        """Take note of a call to a Scorer: which pairs, and where their scores will be."""
+    def sent(self, places: Sequence[int], windows: Sequence[Window], call: asyncio.Task[list[PairScore]], /) -> None:
+        """Take note of a call to a Scorer: which windows of which pairs, and where their scores will be."""
 
 
 class Compute(Protocol):
@@ -269,7 +269,7 @@ class _Progress:
         """See Progress."""
         return self._alone or self._dedup.wants(self._flight, place)
 
-    def sent(self, places: Sequence[int], pairs: Sequence[TokenizedPair], call: asyncio.Task[list[PairScore]]) -> None:
+    def sent(self, places: Sequence[int], windows: Sequence[Window], call: asyncio.Task[list[PairScore]]) -> None:
         """See Progress."""
         flight = self._flight
         flight.calls[call] = list(places)
@@ -278,16 +278,15 @@ class _Progress:
             places = flight.calls.pop(call)
             if call.cancelled() or call.exception():
                 return
-            for place, pair, score in zip(places, pairs, call.result(), strict=True):
-                if score.outcome is Outcome.LATE:
+            for place, window, score in zip(places, windows, call.result(), strict=True):
+                if score.outcome is Outcome.LATE or not (pair := window.add(score)):
                     continue
-                if score.failed:
+                if pair.failed:
                     flight.fail(flight.keys.pairs[place], scoring_failed())
-                else:
-                    known = KnownScore(score.raw, pair.token_count, pair.truncated)
-                    flight.answer(flight.keys.pairs[place], Answer(known, Origin.COMPUTED))
-                    if self._store:
-                        self._dedup.keep(flight, place, known, score.fingerprint.hex(), overwrite=self._alone)
+                    continue
+                flight.answer(flight.keys.pairs[place], Answer(pair.known, Origin.COMPUTED))
+                if self._store and pair.fingerprint:
+                    self._dedup.keep(flight, place, pair.known, pair.fingerprint, overwrite=self._alone)
 
         call.add_done_callback(ended)
 

@@ -50,6 +50,8 @@ class ModelInfo(BaseModel):
     uses_token_types: bool
     pooling: Literal["mean", "cls", "max"] | None = None
     query_prompt: str = ""
+    # The same with {instruction} where a request's own goes; None for models that take none.
+    instruction_prompt: str | None = None
     document_prompt: str = ""
     trust_remote_code: bool = False
     source_sha256: dict[str, str]
@@ -67,6 +69,12 @@ class ModelInfo(BaseModel):
                 f"model {tag} was not saved by this version's save_model: save it again with `make model MODEL=<source>`"
             ) from None
 
+    def prompt_for(self, instruction: str | None) -> str:
+        """Return what stands before a query; an instruction takes the place of the model's own."""
+        if instruction and self.instruction_prompt:
+            return self.instruction_prompt.replace("{instruction}", instruction)
+        return self.query_prompt
+
     def length_in_use(self, asked: int | None) -> int:
         """Return the window in use; ModelError if more was asked for than the model has."""
         if asked is not None and asked > self.max_length:
@@ -81,7 +89,7 @@ class ModelInfo(BaseModel):
             "files": self.files_sha256,
             "kind": self.kind,
             "pooling": self.pooling,
-            "prompts": [self.query_prompt, self.document_prompt],
+            "prompts": [self.query_prompt, self.document_prompt, *([self.instruction_prompt] if self.instruction_prompt else [])],
             "max_length": max_length,
             "dtype": dtype,
             "device": device,

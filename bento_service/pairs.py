@@ -90,9 +90,11 @@ class PairScore:
 class KnownScore(NamedTuple):
     """What is remembered of a pair once it is scored.
 
-    raw: as in PairScore, finite · token_count: of the pair, special tokens included, after truncation · truncated: whether text was lost.
+    raw: as in PairScore, finite · token_count: of the pair, special tokens included, after truncation · truncated: whether text was lost ·
+    span: of the window that scored best, in characters of the document; None where it was not to be cut into windows.
     """
 
     raw: float
     token_count: int
     truncated: bool
+    span: tuple[int, int] | None = None

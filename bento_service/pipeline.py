@@ -23,7 +23,10 @@ from bento_service.model_info import ModelInfo
 from bento_service.pairs import PairScore
 from bento_service.ranking import activate, rank
 from bento_service.schemas import CacheCounts, CacheUse, RerankQuery, RerankResult, Timing
-from bento_service.tokenizer import PairTokenizer, TokenizedPair
+from bento_service.tokenizer import Cut, PairTokenizer, TokenizedPair
+from bento_service.windows import Windows
+
+_INSTRUCTION_IGNORED = "instruction was ignored: this model's template has none"
 
 
 class Pipeline:
@@ -95,7 +98,8 @@ class Pipeline:
             token_count=sum(answers[text].known.token_count for text in texts),
             truncated=truncated,
             cache=_counts([answers[text].origin for text in texts]),
-            warnings=["instruction was ignored: this model's template has none"] if query.instruction else [],
+            warnings=[_INSTRUCTION_IGNORED] if query.instruction and not self._info.instruction_prompt else [],
+            spans={index: span for index, text in enumerate(texts) if (span := answers[text].known.span)},
             timing=timing,
         )
 
@@ -115,19 +119,20 @@ class Pipeline:
                 pairs = await self._tokenize(query, [distinct[place] for place in places], deadline)
                 queued = time.perf_counter()
                 timing.tokenization += queued - start
-                sent: float | None = None
                 cut = {distinct[place] for place, pair in zip(places, pairs, strict=True) if pair.truncated}
                 self._refuse_truncation(query, [index for index, text in enumerate(texts) if text in cut])
+                parts = [(place, part) for place, pair in zip(places, pairs, strict=True) for part in Windows(pair).parts()]
+                sent: float | None = None
 
                 def on_call(chunk: Sequence[int], call: asyncio.Task[list[PairScore]]) -> None:
                     nonlocal sent
                     sent = sent or time.perf_counter()
-                    progress.sent([places[number] for number in chunk], [pairs[number] for number in chunk], call)
+                    progress.sent([parts[number][0] for number in chunk], [parts[number][1] for number in chunk], call)
 
                 await self._admission.score(
-                    [pair.tokens.pack() for pair in pairs],
+                    [window.pack() for pair in pairs for window in pair.windows],
                     deadline=deadline,
-                    wanted=lambda number: progress.wants(places[number]),
+                    wanted=lambda number: progress.wants(parts[number][0]),
                     on_call=on_call,
                 )
                 self._observe("score", queued)
@@ -149,9 +154,10 @@ class Pipeline:
         pairs = await self._tokenizer.encode(
             query.query,
             texts,
-            max_tokens_per_doc=query.max_tokens_per_doc,
+            Cut(query.max_tokens_per_doc, query.truncation_side, query.max_chunks),
             deadline=deadline,
             request=next(self._request_numbers),
+            instruction=query.instruction,
         )
         self._observe("tokenize", start)
         return pairs

@@ -6,10 +6,12 @@ Cross-encoder: the document is cut, never the query. Bi-encoder: query and docum
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
@@ -29,15 +31,44 @@ _QUERY_SHARE = 0.75
 # One job of a tokenising thread: small enough that a big request does not keep the others waiting.
 _SLICE_DOCUMENTS = 32
 _SLICE_CHARACTERS = 100_000
+# Of a window's tokens, what the next window begins with: a sentence that one window cuts is whole in the next.
+_OVERLAP = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How documents are made to fit.
+
+    max_tokens_per_doc: of a window, what a document gets at most · side: which end is cut off · max_chunks: cut a document into so many
+    overlapping windows at most, instead of cutting it off after the first.
+    """
+
+    max_tokens_per_doc: int | None = None
+    side: Literal["right", "left"] = "right"
+    max_chunks: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizedPair:
-    """tokens: what the model reads · token_count: of the pair, special tokens included, after truncation."""
+    """What the model reads of a pair: one sequence, or one for each window of a long document.
 
-    tokens: TokenPair
+    token_count: of all of them, special tokens included, after truncation · truncated: whether text was lost · spans: of each window,
+    where it begins and ends in the document, in characters; None unless the document was to be cut into windows.
+    """
+
+    windows: tuple[TokenPair, ...]
     token_count: int
     truncated: bool
+    spans: tuple[tuple[int, int], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    """A document's tokens without special ones, window by window."""
+
+    windows: list[Encoding]
+    truncated: bool
+    spans: tuple[tuple[int, int], ...] | None = None
 
 
 class PairTokenizer:
@@ -57,7 +88,7 @@ class PairTokenizer:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def encode(
-        self, query: str, documents: Sequence[str], *, max_tokens_per_doc: int | None, deadline: float, request: int
+        self, query: str, documents: Sequence[str], cut: Cut, *, deadline: float, request: int, instruction: str | None = None
     ) -> list[TokenizedPair]:
         """Tokenise each (query, document) pair, in the order of documents.
 
@@ -66,10 +97,11 @@ class PairTokenizer:
         loop = asyncio.get_running_loop()
         pairs: list[TokenizedPair] = []
         slices = list(_slices(documents))
+        encode = partial(self.encode_now, instruction=instruction)
         # As many slices at a time as there are threads, so that requests take turns here too.
         for start in range(0, len(slices), self._workers):
             jobs = [
-                loop.run_in_executor(self._pool, self.encode_now, query, part, max_tokens_per_doc, deadline, request)
+                loop.run_in_executor(self._pool, encode, query, part, cut, deadline, request)
                 for part in slices[start : start + self._workers]
             ]
             for part in await asyncio.gather(*jobs):
@@ -77,50 +109,37 @@ class PairTokenizer:
         return pairs
 
     def encode_now(
-        self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None, deadline: float, request: int
+        self, query: str, documents: Sequence[str], cut: Cut, deadline: float, request: int, *, instruction: str | None = None
     ) -> list[TokenizedPair]:
         """encode() without the threads."""
+        query = self._info.prompt_for(instruction) + query
         if self._info.kind == "cross-encoder":
-            return self._encode_joint(query, documents, max_tokens_per_doc, deadline, request)
-        return self._encode_apart(query, documents, max_tokens_per_doc, deadline, request)
+            return self._encode_joint(query, documents, cut, deadline, request)
+        return self._encode_apart(query, documents, cut, deadline, request)
 
-    def _encode_joint(
-        self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None, deadline: float, request: int
-    ) -> list[TokenizedPair]:
+    def _encode_joint(self, query: str, documents: Sequence[str], cut: Cut, deadline: float, request: int) -> list[TokenizedPair]:
         """Cross-encoder: one sequence for the pair, assembled by the tokenizer's own post-processor."""
         limit = int(self._max_length * _QUERY_SHARE)
         head = self._query(query, limit)
         room = self._max_length - len(head) - self._tokenizer.num_special_tokens_to_add(is_pair=True)
-        room = min(room, max_tokens_per_doc) if max_tokens_per_doc else room
-        pairs = []
-        for body, clipped in self._bodies(documents, room):
-            truncated = clipped or len(body) > room
-            if truncated:
-                body.truncate(room)
-            joint = self._tokenizer.post_process(head, body)
-            ids = np.array(joint.ids, np.uint32)
-            types = np.array(joint.type_ids, np.uint8) if self._info.uses_token_types else None
-            pairs.append(TokenizedPair(TokenPair(ids, types, 0, deadline, request), len(ids), truncated))
-        return pairs
 
-    def _encode_apart(
-        self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None, deadline: float, request: int
-    ) -> list[TokenizedPair]:
+        def pair(window: Encoding) -> TokenPair:
+            joint = self._tokenizer.post_process(head, window)
+            types = np.array(joint.type_ids, np.uint8) if self._info.uses_token_types else None
+            return TokenPair(np.array(joint.ids, np.uint32), types, 0, deadline, request)
+
+        return [_pair(fitted, pair) for fitted in self._fit(documents, room, cut, "")]
+
+    def _encode_apart(self, query: str, documents: Sequence[str], cut: Cut, deadline: float, request: int) -> list[TokenizedPair]:
         """Bi-encoder: two sequences, the query's first."""
-        specials = self._tokenizer.num_special_tokens_to_add(is_pair=False)
-        room = self._max_length - specials
-        head = self._tokenizer.post_process(self._query(self._info.query_prompt + query, room))
-        query_ids = np.array(head.ids, np.uint32)
-        room = min(room, max_tokens_per_doc) if max_tokens_per_doc else room
-        pairs = []
-        for body, clipped in self._bodies([self._info.document_prompt + text for text in documents], room):
-            truncated = clipped or len(body) > room
-            if truncated:
-                body.truncate(room)
-            document_ids = np.array(self._tokenizer.post_process(body).ids, np.uint32)
-            ids = np.concatenate([query_ids, document_ids])
-            pairs.append(TokenizedPair(TokenPair(ids, None, len(query_ids), deadline, request), len(ids), truncated))
-        return pairs
+        room = self._max_length - self._tokenizer.num_special_tokens_to_add(is_pair=False)
+        query_ids = np.array(self._tokenizer.post_process(self._query(query, room)).ids, np.uint32)
+
+        def pair(window: Encoding) -> TokenPair:
+            document_ids = np.array(self._tokenizer.post_process(window).ids, np.uint32)
+            return TokenPair(np.concatenate([query_ids, document_ids]), None, len(query_ids), deadline, request)
+
+        return [_pair(fitted, pair) for fitted in self._fit(documents, room, cut, self._info.document_prompt)]
 
     def _query(self, query: str, limit: int) -> Encoding:
         [(head, clipped)] = self._bodies([query], limit)
@@ -131,14 +150,46 @@ class PairTokenizer:
             )
         return head
 
-    def _bodies(self, texts: Sequence[str], room: int) -> list[tuple[Encoding, bool]]:
-        """Encode without special tokens; of a long text only as much as is sure to hold its first `room` tokens.
+    def _fit(self, texts: Sequence[str], room: int, cut: Cut, prompt: str) -> Iterator[_Fitted]:
+        """Make documents fit into `room` tokens, each window with the prompt before it."""
+        room = min(room, cut.max_tokens_per_doc or room)
+        if cut.max_chunks is None and (cut.side == "right" or not prompt):
+            for body, clipped in self._bodies([prompt + text for text in texts], room, left=cut.side == "left"):
+                truncated = clipped or len(body) > room
+                body.truncate(room, direction=cut.side)
+                yield _Fitted([body], truncated)
+            return
+        head = self._tokenizer.encode(prompt, add_special_tokens=False)
+        room = max(1, room - len(head))
+        overlap = room // _OVERLAP
+        most = room + ((cut.max_chunks or 1) - 1) * (room - overlap)
+        left = cut.max_chunks is None and cut.side == "left"
+        for text, (body, clipped) in zip(texts, self._bodies(texts, most, left=left, offsets=True), strict=True):
+            truncated = clipped or len(body) > most
+            body.truncate(most, direction="left" if left else "right")
+            windows = [body]
+            if len(body) > room:
+                body.truncate(room, stride=overlap)
+                windows += body.overflowing
+            spans = [(0, len(text))] if len(windows) == 1 and not truncated else [_span(window) for window in windows]
+            prompted = [Encoding.merge([head, window], growing_offsets=False) for window in windows] if prompt else windows
+            yield _Fitted(prompted, truncated, tuple(spans) if cut.max_chunks else None)
+
+    def _bodies(
+        self, texts: Sequence[str], room: int, *, left: bool = False, offsets: bool = False
+    ) -> list[tuple[Encoding, bool]]:
+        """Encode without special tokens; of a long text only as much as is sure to hold its first (or last) `room` tokens.
 
         The flag says that a text was cut before it held them, for want of tokens.
         """
+        encode = self._tokenizer.encode_batch if offsets else self._tokenizer.encode_batch_fast
         size = _CHARACTERS_PER_TOKEN * (room + _UNTRUSTED_TOKENS)
         most = _MOST_CHARACTERS_PER_TOKEN * (room + _UNTRUSTED_TOKENS)
-        encodings: list[Encoding] = self._tokenizer.encode_batch_fast([text[:size] for text in texts], add_special_tokens=False)
+
+        def part(text: str, characters: int) -> str:
+            return text[-characters:] if left else text[:characters]
+
+        encodings: list[Encoding] = encode([part(text, size) for text in texts], add_special_tokens=False)
         clipped = [False] * len(texts)
         for index, text in enumerate(texts):
             grown = size
@@ -147,8 +198,18 @@ class PairTokenizer:
                     clipped[index] = True
                     break
                 grown *= 4
-                encodings[index] = self._tokenizer.encode_batch_fast([text[:grown]], add_special_tokens=False)[0]
+                encodings[index] = encode([part(text, grown)], add_special_tokens=False)[0]
         return list(zip(encodings, clipped, strict=True))
+
+
+def _pair(fitted: _Fitted, pair: Callable[[Encoding], TokenPair]) -> TokenizedPair:
+    windows = tuple(pair(window) for window in fitted.windows)
+    return TokenizedPair(windows, sum(len(window.ids) for window in windows), fitted.truncated, fitted.spans)
+
+
+def _span(window: Encoding) -> tuple[int, int]:
+    """Where a window begins and ends in its text; some tokens, as those for a missing blank, stand for no character."""
+    return min(start for start, _ in window.offsets), max(end for _, end in window.offsets)
 
 
 def _slices(documents: Sequence[str]) -> Iterator[Sequence[str]]:

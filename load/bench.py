@@ -68,7 +68,7 @@ def direct(quantization: str, seconds: float, seed: int) -> dict[str, dict[str, 
     from bento_service.settings import load_settings
     from bento_service.store import variant_name
     from bento_service.tally import Tally
-    from bento_service.tokenizer import PairTokenizer
+    from bento_service.tokenizer import Cut, PairTokenizer
 
     stored = bentoml.models.get(variant_name(NAME, quantization))
     info = ModelInfo.from_metadata(stored.info.metadata, str(stored.tag))
@@ -81,8 +81,8 @@ def direct(quantization: str, seconds: float, seed: int) -> dict[str, dict[str, 
         total = Tally()
         begin = time.perf_counter()
         for query, documents in requests:
-            pairs = tokenizer.encode_now(query, documents, None, time.monotonic() + 60, 0)
-            _, tally = loaded.engine.score([pair.tokens.pack() for pair in pairs])
+            pairs = tokenizer.encode_now(query, documents, Cut(), time.monotonic() + 60, 0)
+            _, tally = loaded.engine.score([pair.windows[0].pack() for pair in pairs])
             total.pairs += tally.pairs
             total.real_tokens += tally.real_tokens
             total.computed_tokens += tally.computed_tokens

@@ -23,7 +23,7 @@ from bento_service.pairs import Outcome, PairScore, TokenPair
 from bento_service.scorer.engine import ScoringEngine
 from bento_service.scorer.loading import TOKENIZER_FILE, load_scorer
 from bento_service.settings import Settings
-from bento_service.tokenizer import PairTokenizer
+from bento_service.tokenizer import Cut, PairTokenizer
 from model_store_scripts.save_model import save_model
 
 WINDOW = 96
@@ -301,7 +301,7 @@ class ServedModel:
     def tokens(self, pairs: Sequence[tuple[str, str]], *, request: int = 0) -> list[TokenPair]:
         """Tokenise each pair on its own."""
         deadline = time.monotonic() + 3600
-        return [self.tokenizer.encode_now(query, [document], None, deadline, request)[0].tokens for query, document in pairs]
+        return [self.tokenizer.encode_now(query, [document], Cut(), deadline, request)[0].windows[0] for query, document in pairs]
 
     def raw(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
         """Score texts all together, through the packed form of the hop."""

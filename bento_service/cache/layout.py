@@ -31,11 +31,11 @@ MOST_PAIRS = PAGE_PAIRS * PAGES
 TOKEN_BYTES = 12
 CLEARED_SECONDS = 86_400
 
-# float32 raw score, token count, flags, checksum. Servers of different layouts must differ in KEY_VERSION.
-_VALUE = struct.Struct("<fIB")
+# float32 raw score, token count, flags, span of the best window, checksum. Servers of different layouts must differ in KEY_VERSION.
+_VALUE = struct.Struct("<fIBII")
 _CHECK = struct.Struct("<I")
 VALUE_BYTES = _VALUE.size + _CHECK.size
-_TRUNCATED = 1
+_TRUNCATED, _HAS_SPAN = 1, 2
 
 
 def query_keys(fingerprint: str, query: bytes) -> list[str]:
@@ -52,7 +52,8 @@ def cleared_key(fingerprint: str) -> str:
 
 def pack_value(pair: bytes, known: KnownScore) -> bytes:
     """Encode a score; the checksum covers the pair's digest, so that no other pair's value passes for it."""
-    value = _VALUE.pack(known.raw, known.token_count, _TRUNCATED if known.truncated else 0)
+    flags = (_TRUNCATED if known.truncated else 0) | (_HAS_SPAN if known.span else 0)
+    value = _VALUE.pack(known.raw, known.token_count, flags, *(known.span or (0, 0)))
     return value + _CHECK.pack(zlib.crc32(value, zlib.crc32(pair)))
 
 
@@ -61,8 +62,9 @@ def unpack_value(pair: bytes, blob: bytes) -> KnownScore | None:
     value, check = blob[: _VALUE.size], blob[_VALUE.size :]
     if check != _CHECK.pack(zlib.crc32(value, zlib.crc32(pair))):
         return None
-    raw, token_count, flags = _VALUE.unpack(value)
-    return KnownScore(raw, token_count, bool(flags & _TRUNCATED)) if math.isfinite(raw) else None
+    raw, token_count, flags, start, end = _VALUE.unpack(value)
+    span = (start, end) if flags & _HAS_SPAN else None
+    return KnownScore(raw, token_count, bool(flags & _TRUNCATED), span) if math.isfinite(raw) else None
 
 
 def unpack_values(pairs: Sequence[bytes], blob: bytes) -> list[KnownScore | None]:

@@ -15,7 +15,7 @@ from bento_service.scorer.device import Precision, choose_device, choose_precisi
 from bento_service.scorer.encoders import load_encoder
 from bento_service.scorer.engine import ScoringEngine
 from bento_service.settings import Settings
-from bento_service.tokenizer import PairTokenizer
+from bento_service.tokenizer import Cut, PairTokenizer
 
 GOLDEN_TOLERANCE = {"none": 1e-3, "fp16": 0.03, "bf16": 0.03}
 
@@ -68,8 +68,8 @@ def check_golden(engine: ScoringEngine, tokenizer: PairTokenizer, info: ModelInf
     worst = 0.0
     for golden in info.golden:
         deadline = time.monotonic() + 3600
-        [pair] = tokenizer.encode_now(golden.query, [golden.document], None, deadline, 0)
-        raw = float(engine.raw_scores([pair.tokens])[0])
+        [pair] = tokenizer.encode_now(golden.query, [golden.document], Cut(), deadline, 0)
+        raw = float(engine.raw_scores(pair.windows)[0])
         difference = abs(activate(raw, scale) - golden.score)
         if not difference <= tolerance:  # a NaN must fail too
             raise ModelError(

@@ -19,7 +19,7 @@ from bento_service.errors import ModelError, RerankerError
 from bento_service.model_info import TOKENIZER_FILE, ModelInfo, check_files
 from bento_service.settings import Settings, load_settings, names_model, run_directory, visible_gpus
 from bento_service.store import command_that_saves, packed_tag, wanted_tag
-from bento_service.tokenizer import PairTokenizer
+from bento_service.tokenizer import Cut, PairTokenizer
 
 logger = logging.getLogger("bentoml.reranker")
 
@@ -104,8 +104,8 @@ def make_tokenizer() -> PairTokenizer:
 
 def warm_up_pair(tokenizer: PairTokenizer) -> bytes:
     """Pack the short pair that new Scorers are trained with; QueryTooLong if the window does not hold even that."""
-    [pair] = tokenizer.encode_now("query", ["document"], None, math.inf, 0)
-    return pair.tokens.pack()
+    [pair] = tokenizer.encode_now("query", ["document"], Cut(), math.inf, 0)
+    return pair.windows[0].pack()
 
 
 def ready_file(index: int) -> Path | None:

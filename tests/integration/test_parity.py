@@ -15,6 +15,7 @@ from bento_service.errors import ModelError
 from bento_service.pairs import TokenPair
 from bento_service.ranking import activate
 from bento_service.scorer.encoders import Row, padded
+from bento_service.tokenizer import Cut
 from model_store_scripts.sources import find_source
 from small_models import (
     ARCHITECTURES,
@@ -99,7 +100,7 @@ def test_the_compared_pairs_are_short_long_and_cut(served: Served, architecture:
     """The pairs of the comparison cover what it claims: at least 40, of many lengths, some of them cut."""
     _, model = served(architecture)
     deadline = float("inf")
-    pairs = [model.tokenizer.encode_now(query, [document], None, deadline, 0)[0] for query, document in PAIRS]
+    pairs = [model.tokenizer.encode_now(query, [document], Cut(), deadline, 0)[0] for query, document in PAIRS]
     assert len(pairs) >= 40
     assert len({pair.token_count for pair in pairs}) > 15
     cut = [pair.token_count for pair in pairs if pair.truncated]

@@ -26,7 +26,7 @@ from bento_service.pairs import Outcome, PairScore, TokenPair
 from bento_service.pipeline import Pipeline
 from bento_service.redis_url import parse_redis_url
 from bento_service.schemas import CacheUse, Document, RerankQuery, RerankResult
-from bento_service.tokenizer import PairTokenizer
+from bento_service.tokenizer import Cut, PairTokenizer
 from redis_servers import RedisServer
 
 WINDOW = 64
@@ -173,8 +173,8 @@ class Server:
 
     def truth(self, *texts: str, query: str = "q") -> list[float]:
         """Say what the raw scores must be."""
-        pairs = self.tokenizer.encode_now(query, texts, None, 0.0, 0)
-        return [raw_score(pair.tokens) for pair in pairs]
+        pairs = self.tokenizer.encode_now(query, texts, Cut(), 0.0, 0)
+        return [raw_score(pair.windows[0]) for pair in pairs]
 
     async def answer(self, **outcomes: Collection[str]) -> list[str]:
         """End the next call, once it has come, see that it is noticed, and tell which documents were in it."""

@@ -14,13 +14,16 @@ from bento_service.errors import ScorerDown, ScorerFailed
 from bento_service.pairs import Outcome, PairScore, TokenPair
 from bento_service.ranking import activate, rank
 from bento_service.schemas import CacheUse, RerankResult
-from bento_service.tokenizer import PairTokenizer, TokenizedPair
+from bento_service.tokenizer import Cut, PairTokenizer, TokenizedPair
 from redis_servers import RedisServer
 
 QUERIES = ["what is a sea", "river", "", "\N{SNOWMAN} snow"]
 TEXTS = [LONG, "long " * 99, "", "\x00"]
 SECONDS = 8.0  # that a client gives a request, unless he is hasty
 _UNLIKELY, _RARE, _OFTEN = 0.02, 0.05, 0.2
+
+# A pair: the query, the document, max_tokens_per_doc and max_chunks.
+Key = tuple[str, str, int | None, int | None]
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,10 @@ class Asked:
     leaves_after: float | None
     fields: dict[str, Any]
 
-    def keys(self) -> set[tuple[str, str, int | None]]:
+    def keys(self) -> set[Key]:
         """Name its pairs; a limit of the window is none."""
-        limit = self.fields["max_tokens_per_doc"]
-        return {(self.query, text, None if limit == WINDOW else limit) for text in self.texts}
+        limit, chunks = self.fields["max_tokens_per_doc"], self.fields["max_chunks"]
+        return {(self.query, text, None if limit == WINDOW else limit, chunks) for text in self.texts}
 
 
 class Judge:
@@ -45,30 +48,32 @@ class Judge:
 
     def __init__(self, tokenizer: PairTokenizer) -> None:
         self._tokenizer = tokenizer
-        self._pairs: dict[tuple[str, str, int | None], TokenizedPair] = {}
+        self._pairs: dict[Key, TokenizedPair] = {}
 
-    def pair(self, query: str, text: str, limit: int | None) -> TokenizedPair:
+    def pair(self, key: Key) -> TokenizedPair:
         """Tokenise a pair, once."""
-        key = (query, text, limit)
+        query, text, limit, chunks = key
         if key not in self._pairs:
-            self._pairs[key] = self._tokenizer.encode_now(query, [text], limit, 0.0, 0)[0]
+            self._pairs[key] = self._tokenizer.encode_now(query, [text], Cut(limit, max_chunks=chunks), 0.0, 0)[0]
         return self._pairs[key]
 
     def sequences(self, requests: list[Asked]) -> Counter[bytes]:
         """Say how often each sequence is to be scored if each pair of the requests is scored once."""
-        keys = set[tuple[str, str, int | None]]().union(*(asked.keys() for asked in requests))
-        return Counter(self.pair(*key).tokens.ids.tobytes() for key in keys)
+        keys = set[Key]().union(*(asked.keys() for asked in requests))
+        return Counter(window.ids.tobytes() for key in keys for window in self.pair(key).windows)
 
     def check(self, asked: Asked, result: RerankResult) -> None:
         """See that an answer is right, to the bit."""
         fields = asked.fields
-        pairs = [self.pair(asked.query, text, fields["max_tokens_per_doc"]) for text in asked.texts]
-        scores = [raw_score(pair.tokens) for pair in pairs]
+        pairs = [self.pair((asked.query, text, fields["max_tokens_per_doc"], fields["max_chunks"])) for text in asked.texts]
+        windows = [[raw_score(window) for window in pair.windows] for pair in pairs]
+        scores = [max(each) for each in windows]
+        spans = {place: pair.spans[windows[place].index(scores[place])] for place, pair in enumerate(pairs) if pair.spans}
         scores = scores if fields["raw_scores"] else [activate(score, "sigmoid") for score in scores]
         ranked = rank(scores, top_n=fields["top_n"], score_threshold=fields["score_threshold"])
         truncated = [place for place, pair in enumerate(pairs) if pair.truncated]
         cached = result.cache.hits + result.cache.misses + result.cache.shared
-        assert (result.ranked, result.truncated) == (ranked, truncated), (asked, result, ranked)
+        assert (result.ranked, result.truncated, result.spans) == (ranked, truncated, spans), (asked, result, ranked)
         assert (result.token_count, cached) == (sum(pair.token_count for pair in pairs), len(pairs)), (asked, result)
         assert fields["truncation"] or not truncated, (asked, result)
 
@@ -105,6 +110,7 @@ class Weather:
                 "top_n": draw.choice([None, None, 1, 5]),
                 "score_threshold": draw.choice([None, None, 1.0 if raw else 0.5]),
                 "max_tokens_per_doc": draw.choice([None, None, 2, WINDOW]),
+                "max_chunks": draw.choice([None, None, 1, 4]),
             },
         )
 

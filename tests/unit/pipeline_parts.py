@@ -53,12 +53,12 @@ class GatedTokenizer(PairTokenizer):
         self.reached = threading.Event()
         self.jobs = 0
 
-    def encode_now(self, query: str, documents: Sequence[str], *rest: Any) -> list[TokenizedPair]:
+    def encode_now(self, query: str, documents: Sequence[str], *rest: Any, **named: Any) -> list[TokenizedPair]:
         """Wait for the gate."""
         self.jobs += 1
         self.reached.set()
         self.gate.wait()
-        return super().encode_now(query, documents, *rest)
+        return super().encode_now(query, documents, *rest, **named)
 
 
 class Parts:

@@ -21,7 +21,7 @@ FLOAT32_BYTES = 4
 
 
 def test_values_come_back_bit_for_bit() -> None:
-    """Any finite float32, any count of tokens, cut or not."""
+    """Any finite float32, any count of tokens, cut or not, of a window or not."""
     drawn = draws(3)
     extremes = [0.0, -0.0, 1.0, -1.0, float(np.finfo(np.float32).max), float(np.finfo(np.float32).smallest_subnormal)]
     bits = [drawn.randbytes(FLOAT32_BYTES) for _ in range(2000)]
@@ -30,7 +30,8 @@ def test_values_come_back_bit_for_bit() -> None:
     assert len(finite) > 1900
     for raw in finite:
         pair = drawn.randbytes(DIGEST_BYTES)
-        known = KnownScore(raw, drawn.choice([0, 1, 512, 2**32 - 1]), drawn.random() < 0.5)
+        span = drawn.choice([None, (0, 0), (7, 2**32 - 1)])
+        known = KnownScore(raw, drawn.choice([0, 1, 512, 2**32 - 1]), drawn.random() < 0.5, span)
         blob = layout.pack_value(pair, known)
         found = layout.unpack_value(pair, blob)
         assert len(blob) == layout.VALUE_BYTES
@@ -39,7 +40,7 @@ def test_values_come_back_bit_for_bit() -> None:
         assert isinstance(found.truncated, bool)
 
 
-@pytest.mark.parametrize("known", [score_of(0), score_of(1), KnownScore(-7.5, 2**32 - 1, truncated=True)])
+@pytest.mark.parametrize("known", [score_of(0), score_of(1), KnownScore(-7.5, 2**32 - 1, truncated=True, span=(1, 9))])
 def test_a_single_flipped_bit_is_noticed(known: KnownScore) -> None:
     """Wherever it is, in the value or in the checksum."""
     blob = layout.pack_value(PAIR, known)
@@ -91,9 +92,10 @@ def test_several_values_are_read_in_order_and_one_by_one() -> None:
 
 def test_values_are_read_by_every_release_of_this_key_version() -> None:
     """Servers share them: when this changes, KEY_VERSION must be raised, and both are written here anew."""
-    value = struct.pack("<fIB", 0.5, 7, 1)
-    blob = layout.pack_value(PAIR, KnownScore(0.5, 7, truncated=True))
-    assert blob == value + struct.pack("<I", zlib.crc32(PAIR + value))
+    for span, packed in ((None, (1, 0, 0)), ((3, 500), (3, 3, 500))):
+        value = struct.pack("<fIBII", 0.5, 7, *packed)
+        blob = layout.pack_value(PAIR, KnownScore(0.5, 7, truncated=True, span=span))
+        assert blob == value + struct.pack("<I", zlib.crc32(PAIR + value))
     assert (KEY_VERSION, layout.PREFIX, layout.PAGES, layout.PAGE_PAIRS) == (2, "reranker:2:", 8, 512)
 
 

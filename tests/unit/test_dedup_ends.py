@@ -18,7 +18,8 @@ from bento_service.errors import DeadlinePassed, DocumentTooLong, QueueFull, Sco
 from bento_service.metrics import EntryMetrics
 from bento_service.pairs import PairScore
 from bento_service.schemas import CacheUse, RerankQuery
-from bento_service.tokenizer import PairTokenizer
+from bento_service.tokenizer import Cut, PairTokenizer
+from bento_service.windows import Windows
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +237,8 @@ async def test_an_error_of_a_computation_leaves_nothing_behind(server: Server, u
 
     async def fail(places: Sequence[int], progress: Progress) -> None:
         task = asyncio.create_task(call())
-        progress.sent(places[:gone_out], server.tokenizer.encode_now("q", ["a", "b"][:gone_out], None, 0.0, 0), task)
+        pairs = server.tokenizer.encode_now("q", ["a", "b"][:gone_out], Cut(), 0.0, 0)
+        progress.sent(places[:gone_out], [part for pair in pairs for part in Windows(pair).parts()], task)
         await task
 
     with pytest.raises(RuntimeError, match="mine"):

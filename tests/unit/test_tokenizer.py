@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from bento_service import tokenizer as room
 from bento_service.errors import QueryTooLong
-from bento_service.tokenizer import PairTokenizer, TokenizedPair
+from bento_service.tokenizer import Cut, PairTokenizer, TokenizedPair
 
 Make = Callable[..., PairTokenizer]
 CLS, SEP = 101, 102
@@ -34,7 +34,7 @@ def reference(builtin_folder: Path) -> Tokenizer:
 
 
 def _encode(tokenizer: PairTokenizer, query: str, documents: Sequence[str], limit: int | None = None) -> list[TokenizedPair]:
-    return tokenizer.encode_now(query, documents, limit, 12.5, 7)
+    return tokenizer.encode_now(query, documents, Cut(limit), 12.5, 7)
 
 
 def _texts(seed: int, count: int, most: int) -> list[str]:
@@ -53,19 +53,19 @@ def test_a_cross_encoder_s_pairs_are_those_of_transformers(make_tokenizer: Make,
     expected = transformers(queries, documents, truncation="only_second", max_length=window, return_token_type_ids=True)
     whole = transformers(queries, documents)["input_ids"]
     for number, pair in enumerate(pairs):
-        assert pair.tokens.ids.tolist() == expected["input_ids"][number]
-        assert pair.tokens.type_ids is not None
-        assert pair.tokens.type_ids.tolist() == expected["token_type_ids"][number]
+        assert pair.windows[0].ids.tolist() == expected["input_ids"][number]
+        assert pair.windows[0].type_ids is not None
+        assert pair.windows[0].type_ids.tolist() == expected["token_type_ids"][number]
         assert pair.token_count == len(expected["input_ids"][number]) <= window
         assert pair.truncated == (len(whole[number]) > window)
-        assert pair.tokens.split == 0
+        assert pair.windows[0].split == 0
     assert {pair.truncated for pair in pairs} == {True, False}
 
 
 def test_a_model_without_token_types_gets_none(make_tokenizer: Make) -> None:
     """They would be bytes on the way for nothing."""
     [pair] = _encode(make_tokenizer("cross-encoder", uses_token_types=False), "q", ["d"])
-    assert pair.tokens.type_ids is None
+    assert pair.windows[0].type_ids is None
 
 
 def test_a_bi_encoder_s_texts_are_two_sequences(make_tokenizer: Make, reference: Tokenizer) -> None:
@@ -75,9 +75,9 @@ def test_a_bi_encoder_s_texts_are_two_sequences(make_tokenizer: Make, reference:
     query_ids = reference.encode(query).ids
     for text, pair in zip(documents, _encode(make_tokenizer(), query, documents), strict=True):
         body = reference.encode(text, add_special_tokens=False).ids
-        ids = pair.tokens.ids.tolist()
-        assert ids[: pair.tokens.split] == query_ids
-        assert ids[pair.tokens.split :] == [CLS, *body[: WINDOW - 2], SEP]
+        ids = pair.windows[0].ids.tolist()
+        assert ids[: pair.windows[0].split] == query_ids
+        assert ids[pair.windows[0].split :] == [CLS, *body[: WINDOW - 2], SEP]
         assert pair.truncated == (len(body) > WINDOW - 2)
         assert pair.token_count == len(ids)
 
@@ -85,14 +85,14 @@ def test_a_bi_encoder_s_texts_are_two_sequences(make_tokenizer: Make, reference:
 def test_prompts_of_a_bi_encoder_stand_before_its_texts(make_tokenizer: Make, reference: Tokenizer) -> None:
     """Each side has its own."""
     [pair] = _encode(make_tokenizer(query_prompt="query: ", document_prompt="passage: "), "a", ["b"])
-    assert pair.tokens.ids.tolist() == reference.encode("query: a").ids + reference.encode("passage: b").ids
+    assert pair.windows[0].ids.tolist() == reference.encode("query: a").ids + reference.encode("passage: b").ids
 
 
 def test_deadline_and_request_travel_with_every_pair(make_tokenizer: Make) -> None:
     """The Scorer drops late ones and tells requests apart."""
     for kind in ("cross-encoder", "bi-encoder"):
         pairs = _encode(make_tokenizer(kind), "q", ["a", "b"])
-        assert [(pair.tokens.deadline, pair.tokens.request) for pair in pairs] == [(12.5, 7)] * 2
+        assert [(pair.windows[0].deadline, pair.windows[0].request) for pair in pairs] == [(12.5, 7)] * 2
 
 
 @pytest.mark.parametrize(("kind", "most"), [("cross-encoder", WINDOW - 4), ("bi-encoder", WINDOW - 2)])
@@ -100,7 +100,7 @@ def test_the_flag_turns_at_the_first_token_that_is_lost(make_tokenizer: Make, ki
     """A document that just fits is whole."""
     fits, over = _encode(make_tokenizer(kind), "q", ["sea " * most, "sea " * (most + 1)])
     assert (fits.truncated, over.truncated) == (False, True)
-    assert fits.tokens.ids.tolist() == over.tokens.ids.tolist()
+    assert fits.windows[0].ids.tolist() == over.windows[0].ids.tolist()
 
 
 @pytest.mark.parametrize("kind", ["cross-encoder", "bi-encoder"])
@@ -120,7 +120,7 @@ def test_a_query_is_refused_rather_than_cut(make_tokenizer: Make, kind: str, mos
     """Beyond three quarters of a pair's window, or its own window; the message holds no text."""
     tokenizer = make_tokenizer(kind)
     [pair] = _encode(tokenizer, "sea " * most, ["river"])
-    assert pair.tokens.ids.tolist().count(pair.tokens.ids[1]) == most
+    assert pair.windows[0].ids.tolist().count(pair.windows[0].ids[1]) == most
     for count in (most + 1, 50_000):
         with pytest.raises(QueryTooLong, match=f"more than {most} tokens") as caught:
             _encode(tokenizer, "sea " * count, ["river"])
@@ -146,7 +146,7 @@ def test_reading_no_more_than_needed_gives_the_ids_of_the_whole(make_tokenizer: 
     """Whatever stands where a long document is cut before tokenising."""
     body = reference.encode(text, add_special_tokens=False).ids
     [pair] = _encode(make_tokenizer(), "q", [text])
-    assert pair.tokens.ids[pair.tokens.split :].tolist() == [CLS, *body[: WINDOW - 2], SEP]
+    assert pair.windows[0].ids[pair.windows[0].split :].tolist() == [CLS, *body[: WINDOW - 2], SEP]
     assert pair.truncated == (len(body) > WINDOW - 2)
 
 
@@ -158,7 +158,7 @@ def test_ten_megabytes_cost_no_more_than_what_is_read_of_them(make_tokenizer: Ma
     [huge] = _encode(tokenizer, "q", [text * (10_000_000 // len(text) + 1)])
     assert time.perf_counter() - start < 1
     [long] = _encode(tokenizer, "q", [text])
-    assert huge.tokens.ids.tolist() == long.tokens.ids.tolist()
+    assert huge.windows[0].ids.tolist() == long.windows[0].ids.tolist()
     assert huge.truncated
 
 
@@ -167,8 +167,8 @@ def test_threads_keep_the_order_of_documents(make_tokenizer: Make) -> None:
     tokenizer = make_tokenizer(workers=3)
     for count in (1, 2, 3, 7, 100):
         texts = [f"{text} {number}" for number, text in enumerate(_texts(5, count, 20))]
-        made = asyncio.run(tokenizer.encode("q", texts, max_tokens_per_doc=None, deadline=12.5, request=7))
-        assert [pair.tokens.pack() for pair in made] == [pair.tokens.pack() for pair in _encode(tokenizer, "q", texts)]
+        made = asyncio.run(tokenizer.encode("q", texts, Cut(), deadline=12.5, request=7))
+        assert [pair.windows[0].pack() for pair in made] == [pair.windows[0].pack() for pair in _encode(tokenizer, "q", texts)]
 
 
 def test_closing_twice_is_closing(make_tokenizer: Make) -> None:
@@ -177,4 +177,4 @@ def test_closing_twice_is_closing(make_tokenizer: Make) -> None:
     tokenizer.close()
     tokenizer.close()
     with pytest.raises(RuntimeError, match="shutdown"):
-        asyncio.run(tokenizer.encode("q", ["d"], max_tokens_per_doc=None, deadline=12.5, request=7))
+        asyncio.run(tokenizer.encode("q", ["d"], Cut(), deadline=12.5, request=7))

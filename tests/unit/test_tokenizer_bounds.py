@@ -12,7 +12,7 @@ from tokenizers import Encoding, Tokenizer
 
 from bento_service import tokenizer as room
 from bento_service.errors import QueryTooLong
-from bento_service.tokenizer import PairTokenizer, TokenizedPair
+from bento_service.tokenizer import Cut, PairTokenizer, TokenizedPair
 
 Make = Callable[..., Any]
 CLS, SEP = 101, 102
@@ -47,11 +47,11 @@ class LoggedTokenizer(PairTokenizer):
         self.jobs: list[tuple[int, list[int]]] = []
 
     def encode_now(
-        self, query: str, documents: Sequence[str], max_tokens_per_doc: int | None, deadline: float, request: int
+        self, query: str, documents: Sequence[str], cut: Cut, deadline: float, request: int, **named: Any
     ) -> list[TokenizedPair]:
         """Take note."""
         self.jobs.append((request, list(map(len, documents))))
-        return super().encode_now(query, documents, max_tokens_per_doc, deadline, request)
+        return super().encode_now(query, documents, cut, deadline, request, **named)
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +64,11 @@ def reference(builtin_folder: Path) -> Tokenizer:
 
 
 def _encode(tokenizer: PairTokenizer, *documents: str, query: str = "q") -> list[TokenizedPair]:
-    return tokenizer.encode_now(query, documents, None, 12.5, 7)
+    return tokenizer.encode_now(query, documents, Cut(), 12.5, 7)
 
 
 async def _ask(tokenizer: PairTokenizer, documents: Sequence[str], request: int = 7) -> list[TokenizedPair]:
-    return await tokenizer.encode("q", documents, max_tokens_per_doc=None, deadline=12.5, request=request)
+    return await tokenizer.encode("q", documents, Cut(), deadline=12.5, request=request)
 
 
 @pytest.mark.parametrize("text", [" ", "a", "\u0301", "\0\u200b", " " * 999 + "sea"], ids=lambda text: f"{text[:3]!r}...")
@@ -81,7 +81,7 @@ def test_a_text_that_makes_too_few_tokens_is_read_up_to_the_bound_and_reported_a
     body = reference.encode(whole[:MOST], add_special_tokens=False).ids
     assert len(body) <= WINDOW - 2
     [pair] = _encode(make_tokenizer(), whole)
-    assert pair.tokens.ids[pair.tokens.split :].tolist() == [CLS, *body, SEP]
+    assert pair.windows[0].ids[pair.windows[0].split :].tolist() == [CLS, *body, SEP]
     assert pair.truncated == (more > 0)
 
 
@@ -93,7 +93,7 @@ def test_megabytes_without_tokens_cost_no_more_than_the_bound(make_tokenizer: Ma
     counted = tokenizer._tokenizer = CountedTokenizer(tokenizer._tokenizer)
     short, huge = _encode(tokenizer, text * 1000, text * 16_000_000)
     assert counted.characters < 160_000
-    assert huge.tokens.ids.tolist() == short.tokens.ids.tolist()
+    assert huge.windows[0].ids.tolist() == short.windows[0].ids.tolist()
     assert (short.truncated, huge.truncated) == (False, True)
 
 
@@ -103,7 +103,7 @@ def test_a_query_beyond_the_bound_is_refused_however_few_its_tokens(make_tokeniz
     tokenizer = make_tokenizer(kind)
     [plain] = _encode(tokenizer, "sea", query="river")
     [padded] = _encode(tokenizer, "sea", query="river".ljust(most))
-    assert padded.tokens.ids.tolist() == plain.tokens.ids.tolist()
+    assert padded.windows[0].ids.tolist() == plain.windows[0].ids.tolist()
     with pytest.raises(QueryTooLong):
         _encode(tokenizer, "sea", query="river".ljust(most + 1))
 
@@ -131,7 +131,7 @@ def test_a_job_holds_a_few_documents_or_one_large_one(make_tokenizer: Make, leng
     made = asyncio.run(_ask(tokenizer, texts))
     assert [len(documents) for _, documents in tokenizer.jobs] == slices
     assert [length for _, documents in tokenizer.jobs for length in documents] == lengths
-    assert [pair.tokens.pack() for pair in made] == [pair.tokens.pack() for pair in _encode(tokenizer, *texts)]
+    assert [pair.windows[0].pack() for pair in made] == [pair.windows[0].pack() for pair in _encode(tokenizer, *texts)]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
