@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -14,6 +15,8 @@ from bento_service.model_info import Activation, Kind
 
 _SHORTEST = 16  # special tokens, a query and some words; RERANKER_MAX_LENGTH has the same bound
 _UNBOUNDED = 1_000_000  # tokenizers say 10**30 when they do not know their window
+# How E5, GTE and Qwen3 write the instruction of a query; a request may bring one of its own.
+_INSTRUCTION = re.compile(r"(Instruct: ).+?(\n ?Query: ?)", re.DOTALL)
 _PADDING_OFFSET_TYPES = {"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet"}
 
 
@@ -29,6 +32,7 @@ class Findings:
     pooling: Literal["mean", "cls", "max"] | None
     query_prompt: str
     document_prompt: str
+    instruction_prompt: str | None
     tokenizer: Any
     config: Any
 
@@ -57,6 +61,8 @@ def inspect(
     settings = _read_json(folder / "config_sentence_transformers.json") or {}
     bi_encoder = kind == "bi-encoder"
     prompts = (settings.get("prompts") or {}) if bi_encoder else {}
+    query_prompt = prompts.get("query") or ""
+    instruction = _INSTRUCTION.fullmatch(query_prompt)
     return Findings(
         kind=kind,
         architecture=architecture,
@@ -64,7 +70,8 @@ def inspect(
         activation="cosine" if bi_encoder else activation or _activation(config, settings),
         uses_token_types="token_type_ids" in tokenizer.model_input_names,
         pooling=_pooling(folder, modules, prompted=any(prompts.values())) if bi_encoder else None,
-        query_prompt=prompts.get("query") or "",
+        query_prompt=query_prompt,
+        instruction_prompt=f"{instruction[1]}{{instruction}}{instruction[2]}" if instruction else None,
         # Some authors say `passage`; sentence-transformers itself knows only `document` and leaves theirs out.
         document_prompt=prompts.get("document") or prompts.get("passage") or "",
         tokenizer=tokenizer,

@@ -154,6 +154,7 @@ def _write_entry(
             pooling=findings.pooling,
             query_prompt=findings.query_prompt,
             document_prompt=findings.document_prompt,
+            instruction_prompt=findings.instruction_prompt,
             trust_remote_code=trust_remote_code,
             source_sha256=hashes,
             files_sha256={path.name: sha256_of(path) for path in sorted(folder.iterdir())},

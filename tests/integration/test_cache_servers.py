@@ -97,6 +97,18 @@ def test_another_server_answers_from_redis(servers: list[Server]) -> None:
     assert scored(*servers) == before
 
 
+def test_another_server_knows_the_best_window_too(servers: list[Server]) -> None:
+    """Scores and spans of windows, apart from those of the documents cut off."""
+    query, documents = short(8, 4)
+    request = query, [*documents, " ".join(documents * 30)]
+    first, again = (ask(server, request, long_documents="chunk") for server in servers[:2])
+    assert (counts(first), counts(again)) == ((0, 5, 0), (5, 0, 0))
+    assert again.json()["results"] == first.json()["results"]
+    assert all("document_span" in result for result in again.json()["results"])
+    assert counts(ask(servers[1], request)) == (0, 5, 0)
+    assert counts(ask(servers[1], request, long_documents="chunk", max_chunks_per_doc=1)) == (0, 5, 0)
+
+
 def test_no_store_computes_and_leaves_nothing(servers: list[Server], redis: RedisServer) -> None:
     """Neither in Redis nor in the process; its scores are those of the caches within 1e-5."""
     request = short(4, 20)

@@ -606,6 +606,15 @@ def test_other_prompts_are_another_version(tmp_path: Path) -> None:
     assert stored_info(tags[1])[1].query_prompt == "find: "
 
 
+def test_a_prompt_that_is_an_instruction_takes_a_request_s_own(tmp_path: Path) -> None:
+    """As E5, GTE and Qwen3 write theirs; any other prompt stays as it is."""
+    prompts = {"Instruct: find what answers this\nQuery: ": "Instruct: {instruction}\nQuery: ", "Query: ": None}
+    for number, (prompt, wanted) in enumerate(prompts.items()):
+        tag = save_model(str(make_bi_encoder(tmp_path / str(number), prompts={"query": prompt, "document": ""})))
+        info = stored_info(tag)[1]
+        assert (info.query_prompt, info.instruction_prompt) == (prompt, wanted)
+
+
 def test_another_configuration_is_another_version(small: Path, tmp_path: Path) -> None:
     """The same weights under another activation function score otherwise, so they are another version."""
     changed = shutil.copytree(small, tmp_path / "small")

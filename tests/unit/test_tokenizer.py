@@ -88,6 +88,17 @@ def test_prompts_of_a_bi_encoder_stand_before_its_texts(make_tokenizer: Make, re
     assert pair.windows[0].ids.tolist() == reference.encode("query: a").ids + reference.encode("passage: b").ids
 
 
+def test_an_instruction_takes_the_place_of_the_model_s_own(make_tokenizer: Make, reference: Tokenizer) -> None:
+    """Where the model's prompt has one; elsewhere it changes nothing. Braces in it are text."""
+    prompt = "Instruct: find it\nQuery: "
+    with_one = make_tokenizer(query_prompt=prompt, instruction_prompt="Instruct: {instruction}\nQuery: ")
+    for instruction, query in ((None, prompt), ("", prompt), ("be {kind}", "Instruct: be {kind}\nQuery: ")):
+        [pair] = with_one.encode_now("a", ["b"], Cut(), 12.5, 7, instruction=instruction)
+        assert pair.windows[0].ids.tolist() == reference.encode(query + "a").ids + reference.encode("b").ids
+    [pair] = make_tokenizer().encode_now("a", ["b"], Cut(), 12.5, 7, instruction="be kind")
+    assert pair.windows[0].ids.tolist() == reference.encode("a").ids + reference.encode("b").ids
+
+
 def test_deadline_and_request_travel_with_every_pair(make_tokenizer: Make) -> None:
     """The Scorer drops late ones and tells requests apart."""
     for kind in ("cross-encoder", "bi-encoder"):
