@@ -22,12 +22,13 @@ class PairKeys:
     """Keys of one request's pairs.
 
     fingerprint: of the model, 64 hex digits · query: digest of all but the document · pairs: digest of each pair, in the
-    order of the documents; unlike any other query's · under: makes the keys of the same pairs for another fingerprint.
+    order of the documents; unlike any other query's · windows: whether documents are read in windows · under: makes the keys of the same pairs for another fingerprint.
     """
 
     fingerprint: str
     query: bytes
     pairs: tuple[bytes, ...]
+    windows: bool
     under: Callable[[str], PairKeys] = field(repr=False, compare=False)
 
 
@@ -57,6 +58,7 @@ def pair_keys(query: RerankQuery, documents: Sequence[str], *, fingerprint: str,
         fingerprint,
         shared.digest()[:DIGEST_BYTES],
         tuple(pairs),
+        windows=query.max_chunks is not None,
         under=lambda other: pair_keys(query, documents, fingerprint=other, max_length=max_length),
     )
 

@@ -14,6 +14,7 @@ import math
 import struct
 import zlib
 from collections.abc import Sequence
+from functools import cache
 
 from bento_service.cache.keys import DIGEST_BYTES, KEY_VERSION
 from bento_service.pairs import KnownScore
@@ -31,11 +32,13 @@ MOST_PAIRS = PAGE_PAIRS * PAGES
 TOKEN_BYTES = 12
 CLEARED_SECONDS = 86_400
 
-# float32 raw score, token count, flags, span of the best window, checksum. Servers of different layouts must differ in KEY_VERSION.
-_VALUE = struct.Struct("<fIBII")
+# float32 raw score, token count, flags, checksum. Servers of different layouts must differ in KEY_VERSION.
+_VALUE = struct.Struct("<fIB")
+# Where documents are read in windows: the span of the best one, too. All values of one query are of one kind.
+_SPAN = struct.Struct("<fIBII")
 _CHECK = struct.Struct("<I")
-VALUE_BYTES = _VALUE.size + _CHECK.size
-_TRUNCATED, _HAS_SPAN = 1, 2
+VALUE_BYTES, SPAN_VALUE_BYTES = _VALUE.size + _CHECK.size, _SPAN.size + _CHECK.size
+_TRUNCATED = 1
 
 
 def query_keys(fingerprint: str, query: bytes) -> list[str]:
@@ -52,28 +55,35 @@ def cleared_key(fingerprint: str) -> str:
 
 def pack_value(pair: bytes, known: KnownScore) -> bytes:
     """Encode a score; the checksum covers the pair's digest, so that no other pair's value passes for it."""
-    flags = (_TRUNCATED if known.truncated else 0) | (_HAS_SPAN if known.span else 0)
-    value = _VALUE.pack(known.raw, known.token_count, flags, *(known.span or (0, 0)))
+    fields = known.raw, known.token_count, _TRUNCATED if known.truncated else 0
+    value = _SPAN.pack(*fields, *known.span) if known.span else _VALUE.pack(*fields)
     return value + _CHECK.pack(zlib.crc32(value, zlib.crc32(pair)))
 
 
 def unpack_value(pair: bytes, blob: bytes) -> KnownScore | None:
     """Decode what pack_value() made; None for anything else."""
-    value, check = blob[: _VALUE.size], blob[_VALUE.size :]
-    if check != _CHECK.pack(zlib.crc32(value, zlib.crc32(pair))):
+    value, check = blob[: -_CHECK.size], blob[-_CHECK.size :]
+    if len(blob) not in (VALUE_BYTES, SPAN_VALUE_BYTES) or check != _CHECK.pack(zlib.crc32(value, zlib.crc32(pair))):
         return None
-    raw, token_count, flags, start, end = _VALUE.unpack(value)
-    span = (start, end) if flags & _HAS_SPAN else None
-    return KnownScore(raw, token_count, bool(flags & _TRUNCATED), span) if math.isfinite(raw) else None
+    raw, token_count, flags, *span = (_SPAN if len(blob) == SPAN_VALUE_BYTES else _VALUE).unpack(value)
+    return KnownScore(raw, token_count, bool(flags & _TRUNCATED), tuple(span) or None) if math.isfinite(raw) else None
 
 
 def unpack_values(pairs: Sequence[bytes], blob: bytes) -> list[KnownScore | None]:
-    """Decode the values of several pairs, one behind the other."""
-    return [unpack_value(pair, blob[VALUE_BYTES * place : VALUE_BYTES * (place + 1)]) for place, pair in enumerate(pairs)]
+    """Decode the values of several pairs of one query, one behind the other."""
+    size = len(blob) // max(1, len(pairs))
+    return [unpack_value(pair, blob[size * place : size * (place + 1)]) for place, pair in enumerate(pairs)]
 
 
+@cache
+def script_for(script: str, *, windows: bool) -> str:
+    """Fit a script to the values of a query. windows: its documents are read in windows."""
+    return script.replace(_VALUE_SIZE, f"VALUE = {SPAN_VALUE_BYTES}") if windows else script
+
+
+_VALUE_SIZE = f"VALUE = {VALUE_BYTES}"
 _COMMON = (
-    f"local DIGEST, TOKEN, VALUE, CHUNK = {DIGEST_BYTES}, {TOKEN_BYTES}, {VALUE_BYTES}, 1000\n"
+    f"local DIGEST, TOKEN, CHUNK = {DIGEST_BYTES}, {TOKEN_BYTES}, 1000\nlocal {_VALUE_SIZE}\n"
     """
 local function cut(blob, size)
   local parts = {}

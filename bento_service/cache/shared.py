@@ -147,7 +147,8 @@ class SharedCache:
         digests = [keys.pairs[place] for place in asked]
         arguments = (token, round(1000 * LEASE_SECONDS), round(1000 * most_age_seconds), b"".join(digests))
         names = layout.query_keys(keys.fingerprint, keys.query)
-        answer = await self._run("claim", layout.CLAIM, names, arguments, partial(self._read_claim, asked, digests))
+        script = layout.script_for(layout.CLAIM, windows=keys.windows)
+        answer = await self._run("claim", script, names, arguments, partial(self._read_claim, asked, digests))
         if answer is None:
             return Claim(owned=list(places))
         claim, asked_to_write, refusal = answer
@@ -198,7 +199,8 @@ class SharedCache:
             b"".join(released[: layout.MOST_PAIRS]),
         )
         names = layout.query_keys(keys.fingerprint, keys.query)
-        refusal = await self._run("settle", layout.SETTLE, names, arguments, _read_refusal)
+        script = layout.script_for(layout.SETTLE, windows=keys.windows)
+        refusal = await self._run("settle", script, names, arguments, _read_refusal)
         if refusal is not None:
             self._refused(refusal, asked_to_write=bool(stored))
 
@@ -211,7 +213,8 @@ class SharedCache:
         flags = "".join("01"[digest in under_way] for digest in digests).encode()
         arguments = (token, round(1000 * LEASE_SECONDS), b"".join(digests), flags)
         names = layout.query_keys(keys.fingerprint, keys.query)
-        still = await self._run("renew", layout.RENEW, names, arguments, bytes)
+        script = layout.script_for(layout.RENEW, windows=keys.windows)
+        still = await self._run("renew", script, names, arguments, bytes)
         return {digest for digest, flag in zip(digests, still or b"", strict=False) if flag == ord("0")}
 
     async def statistics(self) -> dict[str, Any]:

