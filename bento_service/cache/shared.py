@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
 import re
 import secrets
 import time
@@ -33,6 +34,8 @@ RENEWALS_PER_LEASE = 4
 _FAILURES_TO_OPEN = 3
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 5.0
+# A cluster of which one server fails changes its state with every few calls.
+_CLUSTER_LOG_SECONDS = 60.0
 STATES = (*map(str, State), "read_only")
 # The first word in capitals of what Redis answers: READONLY, OOM, MISCONF, NOREPLICAS.
 _REFUSAL = re.compile(r"\b[A-Z]{3,}\b")
@@ -77,6 +80,7 @@ class SharedCache:
         self._last_failure = ""
         self._refusal = ""
         self._was_up: bool | None = None
+        self._told: dict[str, float] = {}
         self._cleared: dict[str, bytes | None] = {}
         self._rubbish: set[bytes] = set()  # found where a value should be, to be written over
         self._token_start = secrets.token_bytes(layout.TOKEN_BYTES - 4)
@@ -287,18 +291,30 @@ class SharedCache:
         self._refusal = kind
         self._show()
         if not kind:
-            logger.info("Redis takes writes again")
+            self._tell(logging.INFO, "Redis takes writes again")
             return
-        logger.warning("Redis refuses writes (%s): what it knows is still used, new scores stay in this process", kind)
+        self._tell(
+            logging.WARNING, "Redis refuses writes (%s): what it knows is still used, new scores stay in this process", kind
+        )
 
     def _changed(self, state: State) -> None:
         self._show()
         if state is State.CLOSED and self._was_up is not True:
             self._was_up = True
-            logger.info("Redis answers: scores are shared with other servers")
+            self._tell(logging.INFO, "Redis answers: scores are shared with other servers")
         elif state is State.OPEN and self._was_up is not False:
             self._was_up = False
-            logger.warning("Redis does not answer (%s): scores stay in this process until it does", self._last_failure)
+            self._tell(
+                logging.WARNING, "Redis does not answer (%s): scores stay in this process until it does", self._last_failure
+            )
+
+    def _tell(self, level: int, text: str, *given: str) -> None:
+        """Log a change of state; of a cluster, the same change once a minute."""
+        now = time.monotonic()
+        if self._connection and self._connection.is_cluster and now - self._told.get(text, -math.inf) < _CLUSTER_LOG_SECONDS:
+            return
+        self._told[text] = now
+        logger.log(level, text, *given)
 
     def _show(self) -> None:
         shown = self.state

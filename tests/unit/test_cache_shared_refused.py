@@ -14,7 +14,7 @@ from bento_service.cache import layout
 from bento_service.cache import shared as shared_room
 from bento_service.cache.shared import SharedCache
 from bento_service.metrics import EntryMetrics
-from redis_servers import RedisServer
+from redis_servers import RedisCluster, RedisServer
 
 KNOWN, NEW = make_keys(10, "known"), make_keys(10, "new")
 SCORES = scores_of(KNOWN)
@@ -152,3 +152,20 @@ async def test_full_pages_that_cannot_make_room_are_a_refusal_too(
                 await shared.settle(KNOWN, dict(list(SCORES.items())[8:]), (), shared.new_token(), overwrite=True)
             assert shared.state == "read_only"
             assert len((await look_up(shared, KNOWN)).known) == 8
+
+
+@played
+async def test_a_cluster_with_one_full_server_says_so_once_a_minute(
+    redis_cluster: RedisCluster, entry_metrics: EntryMetrics, log: Callable[[], list[str]]
+) -> None:
+    """Every few calls meet another server, and each is answered as that server can."""
+    redis_cluster.servers[0]._control.config_set("maxmemory", 1)
+    try:
+        async with sharing(redis_cluster.url, entry_metrics) as shared:
+            for number in range(60):
+                keys = make_keys(3, f"query {number}")
+                assert (await look_up(shared, keys)).owned == [0, 1, 2]
+                await shared.settle(keys, scores_of(keys), keys.pairs, b"looks it up!")
+        assert len(log()) == 3  # up, refused, taken again
+    finally:
+        redis_cluster.servers[0]._control.config_set("maxmemory", 0)
