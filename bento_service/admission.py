@@ -13,6 +13,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from bento_service.errors import DeadlinePassed, QueueFull, ScorerDown, ScorerFailed
 from bento_service.metrics import EntryMetrics
@@ -22,6 +23,13 @@ from bento_service.scorer_link import ScorerLink
 MAX_CALL_PAIRS = 32
 OnCall = Callable[[Sequence[int], asyncio.Task[list[PairScore]]], None]
 _BATCHES_UNDER_WAY = 2
+
+
+@dataclass(slots=True)
+class Place:
+    """What one request holds of the queue. pairs: windows of long documents count as such."""
+
+    pairs: int = 0
 
 
 class Admission:
@@ -48,19 +56,36 @@ class Admission:
         return self._queued_pairs
 
     @contextlib.contextmanager
-    def place_for(self, pairs: int) -> Iterator[None]:
-        """Hold a place in the queue for a request's pairs; raises QueueFull where there is none, ScorerDown without a Scorer."""
+    def place_for(self, pairs: int, place: Place | None = None) -> Iterator[None]:
+        """Hold a place in the queue for some of a request's pairs, beside those that it holds already.
+
+        Raises QueueFull where there is none, ScorerDown without a Scorer. A request that waits alone is never refused.
+        """
         self.require_scorer()
-        if self._queued_pairs and self._queued_pairs + pairs > self._max_queue_pairs:
+        place = place or Place()
+        if self._queued_pairs > place.pairs and self._queued_pairs + pairs > self._max_queue_pairs:
             raise QueueFull(
                 "too many documents wait to be scored: try again after Retry-After seconds",
                 retry_after_seconds=self._drain_seconds(),
             )
+        with self._held(pairs, place):
+            yield
+
+    @contextlib.contextmanager
+    def more_windows(self, windows: int, place: Place) -> Iterator[None]:
+        """Count the windows of long documents, beyond one for each pair, which only tokenising tells; nobody is refused for them."""
+        with self._held(windows, place):
+            yield
+
+    @contextlib.contextmanager
+    def _held(self, pairs: int, place: Place) -> Iterator[None]:
         self._queued_pairs += pairs
+        place.pairs += pairs
         try:
             yield
         finally:
             self._queued_pairs -= pairs
+            place.pairs -= pairs
 
     def seconds_for(self, pairs: int) -> float:
         """Estimate how long so many more pairs would take by now; 0 while the speed is unknown."""

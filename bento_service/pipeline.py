@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
-from bento_service.admission import Admission, deadline_passed
+from bento_service.admission import Admission, Place, deadline_passed
 from bento_service.cache.keys import pair_keys
 from bento_service.dedup import Deduplication, Progress
 from bento_service.errors import DocumentTooLong, UnknownModel
@@ -24,9 +27,21 @@ from bento_service.pairs import PairScore
 from bento_service.ranking import activate, rank
 from bento_service.schemas import CacheCounts, CacheUse, RerankQuery, RerankResult, Timing
 from bento_service.tokenizer import Cut, PairTokenizer, TokenizedPair
-from bento_service.windows import Windows
+from bento_service.windows import Window, Windows
 
 _INSTRUCTION_IGNORED = "instruction was ignored: this model's template has none"
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is to be done for one query. place: in the queue."""
+
+    query: RerankQuery
+    texts: list[str]
+    distinct: list[str]
+    deadline: float
+    place: Place
+    timing: Timing = field(default_factory=Timing)
 
 
 class Pipeline:
@@ -61,11 +76,13 @@ class Pipeline:
         # Starts at random, because entry workers share the Scorers and requests must not be taken for one another.
         self._request_numbers = itertools.count(secrets.randbits(60))
 
-    async def rerank(self, query: RerankQuery, *, deadline: float, use: CacheUse = CacheUse.FULL) -> RerankResult:
+    async def rerank(
+        self, query: RerankQuery, *, deadline: float, use: CacheUse = CacheUse.FULL, place: Place | None = None
+    ) -> RerankResult:
         """Score every document against the query and rank them.
 
-        deadline: on the clock of time.monotonic(). Cancelling drops the work that is not under way yet, unless others want it too.
-        Raises RequestError.
+        deadline: on the clock of time.monotonic() · place: in the queue, where this is one of several queries of a request. Cancelling
+        drops the work that is not under way yet, unless others want it too. Raises RequestError.
         """
         if self._strict_model and query.model not in (None, self._model_name, self._model_name.partition(":")[0]):
             raise UnknownModel(f"this server serves {self._model_name}: ask for that, or leave `model` out", param="model")
@@ -76,11 +93,10 @@ class Pipeline:
 
         if deadline <= time.monotonic():
             raise deadline_passed()
-        timing = Timing()
+        work = _Work(query, texts, distinct, deadline, place or Place())
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                found = await self._answers(query, distinct, texts, timing, deadline=deadline, use=use)
-                answers = dict(zip(distinct, found, strict=True))
+                answers = dict(zip(distinct, await self._answers(work, use), strict=True))
         except TimeoutError:
             raise deadline_passed() from None
         truncated = [index for index, text in enumerate(texts) if answers[text].known.truncated]
@@ -100,47 +116,67 @@ class Pipeline:
             cache=_counts([answers[text].origin for text in texts]),
             warnings=[_INSTRUCTION_IGNORED] if query.instruction and not self._info.instruction_prompt else [],
             spans={index: span for index, text in enumerate(texts) if (span := answers[text].known.span)},
-            timing=timing,
+            timing=work.timing,
         )
 
-    async def _answers(
-        self, query: RerankQuery, distinct: list[str], texts: list[str], timing: Timing, *, deadline: float, use: CacheUse
-    ) -> list[Answer]:
-        """Find or compute the scores of distinct documents, in order."""
+    async def _answers(self, work: _Work, use: CacheUse) -> list[Answer]:
+        """Find or compute the scores of the distinct documents, in order."""
         fingerprint = self._fingerprint()
         if fingerprint is None:
             self._admission.require_scorer()
             fingerprint, use = "", CacheUse.NONE
-        keys = pair_keys(query, distinct, fingerprint=fingerprint, max_length=self._max_length)
+        keys = pair_keys(work.query, work.distinct, fingerprint=fingerprint, max_length=self._max_length)
+        windows = self._windows_per_pair(work)
+        return await self._dedup.answers(
+            keys,
+            partial(self._compute, work),
+            use=use,
+            alone_seconds=lambda pairs: self._admission.seconds_for(math.ceil(windows * pairs)),
+        )
 
-        async def compute(places: Sequence[int], progress: Progress) -> None:
-            with self._admission.place_for(len(places)):
-                start = time.perf_counter()
-                pairs = await self._tokenize(query, [distinct[place] for place in places], deadline)
-                queued = time.perf_counter()
-                timing.tokenization += queued - start
-                cut = {distinct[place] for place, pair in zip(places, pairs, strict=True) if pair.truncated}
-                self._refuse_truncation(query, [index for index, text in enumerate(texts) if text in cut])
-                parts = [(place, part) for place, pair in zip(places, pairs, strict=True) for part in Windows(pair).parts()]
-                sent: float | None = None
+    def _windows_per_pair(self, work: _Work) -> float:
+        """Estimate, rather too high than too low: who takes a long document for a short one loses patience with it."""
+        if not work.query.max_chunks:
+            return 1.0
+        # As if each character was a token.
+        windows = [min(work.query.max_chunks, 1 + len(text) // self._max_length) for text in work.distinct]
+        return sum(windows) / len(windows)
 
-                def on_call(chunk: Sequence[int], call: asyncio.Task[list[PairScore]]) -> None:
-                    nonlocal sent
-                    sent = sent or time.perf_counter()
-                    progress.sent([parts[number][0] for number in chunk], [parts[number][1] for number in chunk], call)
+    async def _compute(self, work: _Work, places: Sequence[int], progress: Progress) -> None:
+        """Tokenise, queue and score pairs, and tell of each call that goes out."""
+        with self._admission.place_for(len(places), work.place):
+            start = time.perf_counter()
+            pairs = await self._tokenize(work, places)
+            work.timing.tokenization += time.perf_counter() - start
+            truncated = {work.distinct[place] for place, pair in zip(places, pairs, strict=True) if pair.truncated}
+            self._refuse_truncation(work.query, [index for index, text in enumerate(work.texts) if text in truncated])
+            windows = [(place, window) for place, pair in zip(places, pairs, strict=True) for window in Windows(pair).parts()]
+            with self._admission.more_windows(len(windows) - len(places), work.place):
+                await self._score(work, pairs, windows, progress)
 
-                await self._admission.score(
-                    [window.pack() for pair in pairs for window in pair.windows],
-                    deadline=deadline,
-                    wanted=lambda number: progress.wants(parts[number][0]),
-                    on_call=on_call,
-                )
-                self._observe("score", queued)
-                sent = sent or time.perf_counter()
-                timing.queue += sent - queued
-                timing.inference += time.perf_counter() - sent
+    async def _score(
+        self, work: _Work, pairs: Sequence[TokenizedPair], windows: Sequence[tuple[int, Window]], progress: Progress
+    ) -> None:
+        """Score the windows of pairs, each with its pair's place."""
+        start = time.perf_counter()
+        sent: float | None = None
 
-        return await self._dedup.answers(keys, compute, use=use, alone_seconds=self._admission.seconds_for)
+        def on_call(chunk: Sequence[int], call: asyncio.Task[list[PairScore]]) -> None:
+            nonlocal sent
+            sent = sent or time.perf_counter()
+            places, parts = zip(*(windows[number] for number in chunk), strict=True)
+            progress.sent(places, parts, call)
+
+        await self._admission.score(
+            [tokens.pack() for pair in pairs for tokens in pair.windows],
+            deadline=work.deadline,
+            wanted=lambda number: progress.wants(windows[number][0]),
+            on_call=on_call,
+        )
+        self._observe("score", start)
+        sent = sent or time.perf_counter()
+        work.timing.queue += sent - start
+        work.timing.inference += time.perf_counter() - sent
 
     def _refuse_truncation(self, query: RerankQuery, truncated: list[int]) -> None:
         if truncated and not query.truncation:
@@ -149,13 +185,13 @@ class Pipeline:
                 param="documents",
             )
 
-    async def _tokenize(self, query: RerankQuery, texts: list[str], deadline: float) -> list[TokenizedPair]:
-        start = time.perf_counter()
+    async def _tokenize(self, work: _Work, places: Sequence[int]) -> list[TokenizedPair]:
+        start, query = time.perf_counter(), work.query
         pairs = await self._tokenizer.encode(
             query.query,
-            texts,
+            [work.distinct[place] for place in places],
             Cut(query.max_tokens_per_doc, query.truncation_side, query.max_chunks),
-            deadline=deadline,
+            deadline=work.deadline,
             request=next(self._request_numbers),
             instruction=query.instruction,
         )

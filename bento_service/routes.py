@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from bento_service import metrics
+from bento_service.admission import Place
 from bento_service.body import ClientGone, parse_json, read_body
 from bento_service.catalog import Catalog
 from bento_service.dialects.dialect import Dialect, Limits
@@ -27,6 +28,8 @@ from bento_service.pipeline import Pipeline
 from bento_service.schemas import CacheUse, RerankQuery, RerankResult, cache_use
 from bento_service.settings import Settings
 
+# Of one request to /score: as many pairs as a Scorer takes in one call.
+_QUERIES_AT_ONCE = 32
 Choice = Callable[[dict[str, Any]], Dialect]
 
 
@@ -84,7 +87,14 @@ class Routes:
         return dialect.write(queries, results, took_ms=1000 * (time.perf_counter() - start)), results
 
     async def _results(self, queries: Sequence[RerankQuery], deadline: float, use: CacheUse) -> list[RerankResult]:
-        tasks = [asyncio.create_task(self._pipeline.rerank(query, deadline=deadline, use=use)) for query in queries]
+        """Answer the queries of one request, a few at a time, with one place in the queue for all of them."""
+        place, turns = Place(), asyncio.Semaphore(_QUERIES_AT_ONCE)
+
+        async def in_turn(query: RerankQuery) -> RerankResult:
+            async with turns:
+                return await self._pipeline.rerank(query, deadline=deadline, use=use, place=place)
+
+        tasks = [asyncio.create_task(in_turn(query)) for query in queries]
         try:
             return await asyncio.gather(*tasks)
         finally:

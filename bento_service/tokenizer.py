@@ -22,6 +22,8 @@ from bento_service.pairs import TokenPair
 
 # Text beyond what can fill the window is not tokenised: a 10 MB document costs milliseconds instead of seconds.
 _CHARACTERS_PER_TOKEN = 16
+# Of many windows' text that is tokenised in vain would be many times as much; where this is too little, more is read.
+_WINDOWS_CHARACTERS_PER_TOKEN = 6
 # A cut in the middle of a word changes the tokens near it, so this many tokens before it are not trusted
 # (WordPiece makes up to 100 pieces of what is left of a longer word, which whole is one [UNK]).
 _UNTRUSTED_TOKENS = 128
@@ -153,37 +155,44 @@ class PairTokenizer:
     def _fit(self, texts: Sequence[str], room: int, cut: Cut, prompt: str) -> Iterator[_Fitted]:
         """Make documents fit into `room` tokens, each window with the prompt before it."""
         room = min(room, cut.max_tokens_per_doc or room)
-        if cut.max_chunks is None and (cut.side == "right" or not prompt):
-            for body, clipped in self._bodies([prompt + text for text in texts], room, left=cut.side == "left"):
-                truncated = clipped or len(body) > room
-                body.truncate(room, direction=cut.side)
-                yield _Fitted([body], truncated)
-            return
+        plain = cut.max_chunks is None and (cut.side == "right" or not prompt)
+        bodies = self._bodies([prompt + text for text in texts], room, left=plain and cut.side == "left")
+        for text, (body, clipped) in zip(texts, bodies, strict=True):
+            truncated = clipped or len(body) > room
+            if truncated and not plain:
+                yield self._fit_apart(text, room, cut, prompt)
+                continue
+            body.truncate(room, direction=cut.side)
+            yield _Fitted([body], truncated, ((0, len(text)),) if cut.max_chunks else None)
+
+    def _fit_apart(self, text: str, room: int, cut: Cut, prompt: str) -> _Fitted:
+        """Make a document fit that does not as it stands, and that is not simply cut on the right behind its prompt."""
         head = self._tokenizer.encode(prompt, add_special_tokens=False)
         room = max(1, room - len(head))
         overlap = room // _OVERLAP
         most = room + ((cut.max_chunks or 1) - 1) * (room - overlap)
-        left = cut.max_chunks is None and cut.side == "left"
-        for text, (body, clipped) in zip(texts, self._bodies(texts, most, left=left, offsets=True), strict=True):
-            truncated = clipped or len(body) > most
-            body.truncate(most, direction="left" if left else "right")
-            windows = [body]
-            if len(body) > room:
-                body.truncate(room, stride=overlap)
-                windows += body.overflowing
-            spans = [(0, len(text))] if len(windows) == 1 and not truncated else [_span(window) for window in windows]
-            prompted = [Encoding.merge([head, window], growing_offsets=False) for window in windows] if prompt else windows
-            yield _Fitted(prompted, truncated, tuple(spans) if cut.max_chunks else None)
+        [(body, clipped)] = self._bodies([text], most, left=not cut.max_chunks, windows=True)
+        truncated = clipped or len(body) > most
+        body.truncate(most, direction="right" if cut.max_chunks else "left")
+        windows = [body]
+        if len(body) > room:
+            body.truncate(room, stride=overlap)
+            windows += body.overflowing
+        spans = tuple(_span(window) for window in windows) if cut.max_chunks else None
+        if prompt:
+            windows = [Encoding.merge([head, window], growing_offsets=False) for window in windows]
+        return _Fitted(windows, truncated, spans)
 
     def _bodies(
-        self, texts: Sequence[str], room: int, *, left: bool = False, offsets: bool = False
+        self, texts: Sequence[str], room: int, *, left: bool = False, windows: bool = False
     ) -> list[tuple[Encoding, bool]]:
         """Encode without special tokens; of a long text only as much as is sure to hold its first (or last) `room` tokens.
 
-        The flag says that a text was cut before it held them, for want of tokens.
+        The flag says that a text was cut before it held them, for want of tokens. windows: `room` is many of them, and the fast way,
+        which does not say where in its text a token stands, will not do.
         """
-        encode = self._tokenizer.encode_batch if offsets else self._tokenizer.encode_batch_fast
-        size = _CHARACTERS_PER_TOKEN * (room + _UNTRUSTED_TOKENS)
+        encode = self._tokenizer.encode_batch if windows else self._tokenizer.encode_batch_fast
+        size = (_WINDOWS_CHARACTERS_PER_TOKEN if windows else _CHARACTERS_PER_TOKEN) * (room + _UNTRUSTED_TOKENS)
         most = _MOST_CHARACTERS_PER_TOKEN * (room + _UNTRUSTED_TOKENS)
 
         def part(text: str, characters: int) -> str:
@@ -209,7 +218,7 @@ def _pair(fitted: _Fitted, pair: Callable[[Encoding], TokenPair]) -> TokenizedPa
 
 def _span(window: Encoding) -> tuple[int, int]:
     """Where a window begins and ends in its text; some tokens, as those for a missing blank, stand for no character."""
-    return min(start for start, _ in window.offsets), max(end for _, end in window.offsets)
+    return min((start for start, _ in window.offsets), default=0), max((end for _, end in window.offsets), default=0)
 
 
 def _slices(documents: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -9,21 +9,17 @@ from bento_service.tokenizer import TokenizedPair
 
 
 class Windows:
-    """The windows of one pair on their way through the Scorers; most pairs have one."""
+    """The windows of one pair on their way through the Scorers; most pairs have one. failed: one has no score, so the pair has none."""
 
     def __init__(self, pair: TokenizedPair) -> None:
         self._pair = pair
         self._scores: dict[int, PairScore] = {}
+        self.failed = False
 
     @property
     def complete(self) -> bool:
         """Whether nothing more is to come: every window has its score, or one has none."""
         return self.failed or len(self._scores) == len(self._pair.windows)
-
-    @property
-    def failed(self) -> bool:
-        """Whether a window has no score, and so the pair has none."""
-        return any(score.failed for score in self._scores.values())
 
     @property
     def known(self) -> KnownScore:
@@ -43,8 +39,9 @@ class Windows:
         return [Window(self, number) for number in range(len(self._pair.windows))]
 
     def add(self, number: int, score: PairScore) -> None:
-        """Take a window's score."""
+        """Take a window's score; see Window.add."""
         self._scores[number] = score
+        self.failed |= score.failed
 
 
 @dataclass(frozen=True, slots=True)

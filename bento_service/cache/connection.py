@@ -21,7 +21,8 @@ from bento_service.redis_url import FORMS, RedisAddress
 T = TypeVar("T")
 # Calls at once; a call takes about a millisecond, so more would only wait inside Redis.
 _MOST_CALLS = 32
-_LONGEST_TURN_SECONDS = 2.0
+# Of the time-out, what a call waits for its turn: with it, a look-up and a store together cost a request no more than a lease.
+_TURN_PATIENCE = 3
 # A burst of requests keeps this process from its answers; each look at the clock sees to those that have come, so what lies between
 # two looks counts as one share of the time-out, however long it took.
 _LOOKS = 8
@@ -116,27 +117,44 @@ class Connection:
                 return  # it is being closed because it is no longer wanted
 
     async def _bounded(self, work: Callable[[Any], Awaitable[T]], is_wanted: Callable[[], bool] = lambda: True) -> T:
-        try:
-            async with asyncio.timeout(_LONGEST_TURN_SECONDS):
-                await self._turns.acquire()
-        except TimeoutError:
-            raise RedisFailed("busy") from None
+        await self._take_turn()
         if not is_wanted():
             self._turns.release()
             raise RedisFailed("busy")
         call = asyncio.ensure_future(self._call(work))
         call.add_done_callback(lambda _: self._turns.release())  # an abandoned call has its turn until it ends
         try:
-            for _ in range(_LOOKS):
-                await asyncio.wait({call}, timeout=self._timeout_seconds / _LOOKS)
-                if call.done():
-                    return call.result()
+            if await self._comes(call):
+                return call.result()
         except Exception as error:
             # Whatever it is: a cache that fails must not fail a request.
             raise RedisFailed(next((kind for known, kind in _KINDS if isinstance(error, known)), "unexpected")) from error
         finally:
             _abandon(call)
         raise RedisFailed("timeout")
+
+    async def _take_turn(self) -> None:
+        if not self._turns.locked():
+            await self._turns.acquire()
+            return
+        turn = asyncio.ensure_future(self._turns.acquire())
+        try:
+            if not await self._comes(turn, time_outs=_TURN_PATIENCE):
+                raise RedisFailed("busy")
+        except asyncio.CancelledError:
+            if turn.done():
+                self._turns.release()
+            raise
+        finally:
+            turn.cancel()
+
+    async def _comes(self, awaited: asyncio.Future[Any], *, time_outs: int = 1) -> bool:
+        """Wait for something to be done, so many time-outs long; what holds this process up counts little."""
+        for _ in range(time_outs * _LOOKS):
+            await asyncio.wait({awaited}, timeout=self._timeout_seconds / _LOOKS)
+            if awaited.done():
+                return True
+        return False
 
     async def _call(self, work: Callable[[Any], Awaitable[T]]) -> T:
         if self._client is None:

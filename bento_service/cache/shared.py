@@ -81,6 +81,7 @@ class SharedCache:
         self._refusal = ""
         self._was_up: bool | None = None
         self._told: dict[str, float] = {}
+        self._untold: tuple[int, str, tuple[str, ...]] | None = None
         self._cleared: dict[str, bytes | None] = {}
         self._rubbish: set[bytes] = set()  # found where a value should be, to be written over
         self._token_start = secrets.token_bytes(layout.TOKEN_BYTES - 4)
@@ -106,6 +107,9 @@ class SharedCache:
         """Ask whether Redis is back, or takes writes again, when it is time to; bounded in time."""
         if self._connection is None:
             return
+        if self._untold:
+            level, text, given = self._untold
+            self._tell(level, text, *given)
         if self._breaker.closed:
             if self._refusal:
                 await self._probe_writes()
@@ -263,10 +267,10 @@ class SharedCache:
         try:
             answer = read(await self._connection.run_script(script, keys, arguments, is_wanted=lambda: self._breaker.closed))
         except RedisFailed as error:
-            if str(error) == "busy":  # with calls of our own
-                self._metrics.redis_errors.labels(str(error)).inc()
-            else:
+            if str(error) != "busy":
                 self._failed(error)
+            elif self._breaker.closed:  # with calls of our own, which says nothing of Redis
+                self._metrics.redis_errors.labels(str(error)).inc()
             return None
         except (TypeError, ValueError, AttributeError):  # something that is no Redis
             self._failed(RedisFailed("unexpected"))
@@ -309,9 +313,10 @@ class SharedCache:
             )
 
     def _tell(self, level: int, text: str, *given: str) -> None:
-        """Log a change of state; of a cluster, the same change once a minute."""
-        now = time.monotonic()
+        """Log a change of state; of a cluster, the same change once a minute, and the last one in any case."""
+        now, self._untold = time.monotonic(), None
         if self._connection and self._connection.is_cluster and now - self._told.get(text, -math.inf) < _CLUSTER_LOG_SECONDS:
+            self._untold = level, text, given
             return
         self._told[text] = now
         logger.log(level, text, *given)

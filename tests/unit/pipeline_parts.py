@@ -26,16 +26,20 @@ FINGERPRINT = bytes(32).hex()
 
 
 class CountingLink(FakeLink):
-    """A Scorer that answers at once: a pair's raw score is the number of its tokens."""
+    """A Scorer that answers at once, or when its gate opens: a pair's raw score is the number of its tokens."""
 
     def __init__(self) -> None:
         super().__init__()
         self.pairs: list[TokenPair] = []
         self.outcome = Outcome.SCORED
         self.error: Exception | None = None
+        self.reached, self.gate = asyncio.Event(), asyncio.Event()
+        self.gate.set()
 
     async def score(self, blobs: list[bytes]) -> list[PairScore]:
         """Fail or count."""
+        self.reached.set()
+        await self.gate.wait()
         if self.error:
             raise self.error
         pairs = [TokenPair.unpack(blob) for blob in blobs]

@@ -204,11 +204,10 @@ async def test_a_success_between_failures_keeps_redis_in_use(redis_server: Redis
 
 @played
 async def test_a_burst_that_gets_no_turns_does_not_switch_redis_off(
-    redis_server: RedisServer, entry_metrics: EntryMetrics, monkeypatch: pytest.MonkeyPatch
+    redis_server: RedisServer, entry_metrics: EntryMetrics
 ) -> None:
     """Those pairs are the asker's; it says nothing of Redis, which goes on being asked."""
-    monkeypatch.setattr("bento_service.cache.connection._LONGEST_TURN_SECONDS", 0.01)
-    async with sharing(redis_server.url, entry_metrics) as shared:
+    async with sharing(redis_server.url, entry_metrics, timeout_seconds=0.1) as shared:
         connection = shared._connection
         assert connection
         for _ in range(32):

@@ -118,7 +118,7 @@ def test_every_answer_is_the_one_without_a_cache(
                 redis=redis,
                 link=FickleLink(tokenizer, weather),
                 cached=cached,
-                most=60 if weather.faults else 10_000,
+                most=150 if weather.faults else 10_000,
                 redis_seconds=0.1 if weather.faults else 5.0,
             )
             for cached in (0, 8, 10_000)

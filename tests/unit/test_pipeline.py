@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 from parts import assert_idle, played
 from pipeline_parts import MODEL, Parts
 
-from bento_service.errors import DocumentTooLong, UnknownModel
+from bento_service.admission import Place
+from bento_service.errors import DocumentTooLong, QueueFull, UnknownModel
 from bento_service.metrics import EntryMetrics
 from bento_service.ranking import activate
 
@@ -100,3 +102,39 @@ async def test_another_model_s_name_is_refused_in_strict_mode_only(
 async def test_an_instruction_is_answered_with_a_warning(parts: Parts) -> None:
     """The model has no place for it."""
     assert (await parts.rerank("a", instruction="be kind")).warnings
+
+
+@played
+async def test_windows_of_long_documents_count_in_the_queue_and_in_patience(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who takes a long document for one pair would lose patience with it, and let too many others in."""
+    estimates: list[int] = []
+
+    def seconds_for(pairs: int) -> float:
+        estimates.append(pairs)
+        return 0.0
+
+    monkeypatch.setattr(parts.admission, "seconds_for", seconds_for)
+    parts.link.gate.clear()
+    request = asyncio.create_task(parts.rerank("sea " * 600, "river", max_chunks=8))
+    await parts.link.reached.wait()
+    assert parts.admission.queued_pairs == 9
+    assert max(estimates) >= 9
+    parts.link.gate.set()
+    result = await request
+    assert len(parts.link.pairs) == 9
+    assert sorted(result.spans) == [0, 1]
+    assert_idle(parts.admission, parts.metrics)
+
+
+@played
+async def test_a_request_of_several_queries_is_never_refused_because_of_itself(parts: Parts) -> None:
+    """It has one place in the queue, as if it were one query; another request does not profit from it."""
+    place = Place()
+    with parts.admission.place_for(90, place):
+        with parts.admission.place_for(90, place), pytest.raises(QueueFull), parts.admission.place_for(1):
+            pass
+        assert (parts.admission.queued_pairs, place.pairs) == (90, 90)
+    assert place.pairs == 0
+    assert_idle(parts.admission, parts.metrics)

@@ -179,3 +179,11 @@ def test_a_limit_counts_from_the_left_too(make_tokenizer: Make, reference: Token
     """The last tokens stay."""
     pair = _encode(make_tokenizer(max_length=WINDOW), "one two three four five", Cut(2, side="left"))
     assert _bodies(pair, reference, "bi-encoder") == [reference.encode("four five", add_special_tokens=False).ids]
+
+
+@pytest.mark.parametrize("blank", [" ", "\n", "\0", "\u200b"], ids=repr)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_long_document_of_nothing_is_a_window_of_nothing(make_tokenizer: Make, kind: str, blank: str) -> None:
+    """It has no tokens however much of it is read, and may have some behind that: it counts as cut."""
+    pair = _encode(make_tokenizer(kind, max_length=WINDOW), blank * 300_000, Cut(max_chunks=1))
+    assert (len(pair.windows), pair.spans, pair.truncated) == (1, ((0, 0),), True)
