@@ -24,6 +24,8 @@ _TEXTS_EXAMPLE: dict[str, Any] = {"query": _EXAMPLE["query"], "texts": _EXAMPLE[
 _SCORE_EXAMPLE: dict[str, Any] = {"queries": _EXAMPLE["query"], "documents": _EXAMPLE["documents"]}
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait, a whole number of at least 1.", "schema": {"type": "integer"}}}
 _RETRIED = ("429", "503")
+_UNREAD_STATUSES = (401, 408, 413, 415)
+_FINER_CODES = ("invalid_json", "documents_empty", "documents_too_many", "document_too_large")
 _CACHE_CONTROL = {
     "name": "Cache-Control",
     "in": "header",
@@ -135,11 +137,12 @@ def _failures(dialects: Sequence[Dialect]) -> dict[str, Any]:
     codes: dict[str, set[str]] = {}
     bodies: dict[str, list[str]] = {}
     for error in _tree(RequestError):
-        # Of the statuses that a dialect has of its own, the one for an empty list stands beside the others.
-        for example in [error(""), *([error("", code="documents_empty")] if error is InvalidRequest else [])]:
-            for dialect in dialects:
-                status, body = dialect.error(example)
-                codes.setdefault(str(status), set()).add(example.code)
+        for code in (error.code, *(_FINER_CODES if error is InvalidRequest else ())):
+            # What fails before a body is understood is told in the words that most clients read.
+            unread = error is RequestError or error.status in _UNREAD_STATUSES or code == "invalid_json"
+            for dialect in [NATIVE] if unread else dialects:
+                status, body = dialect.error(error("", code=code))
+                codes.setdefault(str(status), set()).add(code)
                 name = "Error" if "message" in body else "TextsError"
                 if name not in bodies.setdefault(str(status), []):
                     bodies[str(status)].append(name)

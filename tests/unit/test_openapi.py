@@ -82,6 +82,43 @@ def test_every_error_a_route_can_answer_is_named_under_its_status() -> None:
         assert each.code in described[str(each.status)]["description"].split(", ")
 
 
+def _bodies(path: str, status: str) -> set[str]:
+    answer = document()["paths"][path]["post"]["responses"][status]
+    return {node["$ref"].rpartition("/")[2] for node in _nodes(answer) if "$ref" in node}
+
+
+@pytest.mark.parametrize(
+    ("status", "bodies"),
+    [
+        ("200", {"RerankAnswer", "TextsAnswer"}),
+        ("400", {"Error", "TextsError"}),
+        ("404", {"Error", "TextsError"}),
+        ("413", {"Error"}),
+        ("415", {"Error"}),
+        ("422", {"TextsError"}),
+        ("424", {"TextsError"}),
+        ("429", {"Error", "TextsError"}),
+        ("500", {"Error"}),
+        ("503", {"Error", "TextsError"}),
+        ("504", {"Error", "TextsError"}),
+    ],
+)
+def test_each_status_has_the_bodies_of_those_who_answer_with_it(status: str, bodies: set[str]) -> None:
+    """On /rerank, which speaks two dialects; what fails before the body is understood is told in one. On /score only that one."""
+    assert _bodies("/rerank", status) == bodies
+    if status not in {"200", "422", "424"}:
+        assert _bodies("/score", status) == {"Error"}
+
+
+def test_every_code_stands_under_its_status() -> None:
+    """Those that are given where an error is raised included."""
+    described = {status: answer["description"] for status, answer in document()["paths"]["/rerank"]["post"]["responses"].items()}
+    for code in ("invalid_json", "invalid_request", "documents_empty", "documents_too_many", "document_too_large"):
+        assert code in described["400"].split(", ")
+    assert "invalid_json" not in described["422"]
+    assert described["424"] == "scoring_failed"
+
+
 @pytest.mark.parametrize(("schema", "dialect"), [("RerankRequest", NATIVE), ("TextsRequest", TEI), ("ScoreRequest", SCORE)])
 def test_the_examples_are_valid_requests(schema: str, dialect: Dialect) -> None:
     """A reader may paste them."""
