@@ -23,7 +23,7 @@ SAVE := $(BIN)/python -m model_store_scripts.save_model --quantization $(SAVED) 
 BUILTIN_ENTRY := all-minilm-l6-v2$(if $(filter-out none,$(SAVED)),-$(SAVED))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-fuzz model models verify serve build lint test readme cache-clear bench bench-cache cache-layouts cache-faults cache-property fuzz replay evaluate endurance clean
+.PHONY: help setup setup-dev setup-fuzz model models verify serve build lint test readme cache-clear bench bench-cache bench-dialects cache-layouts cache-faults cache-property fuzz replay evaluate endurance clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -96,6 +96,9 @@ bench: setup ## speed of the scorer, directly and over HTTP, in one run
 
 bench-cache: setup-dev ## latency of known pairs from the process and from Redis, beside a bare BentoML API; bytes a pair takes in Redis
 	$(BIN)/python load/bench_cache.py $(BENCH_ARGS)
+
+bench-dialects: setup ## what translating a request of 50 documents costs in each client's format
+	$(BIN)/python load/bench_dialects.py $(BENCH_ARGS)
 
 cache-layouts: setup-dev ## memory and look-up time of ways to lay pairs out in Redis (ADR 6)
 	$(BIN)/python load/redis_layouts.py $(BENCH_ARGS)
