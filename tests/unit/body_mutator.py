@@ -22,7 +22,7 @@ BODIES: list[dict[str, Any]] = [
         "raw_scores": True,
         "truncation": False,
         "long_documents": "chunk",
-        "max_chunks_per_doc": 3,
+        "max_chunks_per_doc": 9,
         "score_threshold": 0.25,
         "instruction": MARKER,
         MARKER: {MARKER: [1, None, MARKER]},
@@ -35,6 +35,7 @@ BODIES: list[dict[str, Any]] = [
     {"queries": MARKER, "documents": [MARKER, {"text": MARKER}], "model": MARKER, "use_activation": False},
     {"queries": [MARKER, f"{MARKER} 2"], "documents": [MARKER, f"{MARKER} 3"], "instruction": MARKER},
     {"text_1": [MARKER], "text_2": MARKER},
+    {"query": MARKER, "documents": [MARKER] * 3, "score_threshold": -0.5, "max_tokens_per_doc": 3, "max_chunks_per_doc": 3},
 ]
 _NAMES = sorted({name for body in BODIES for name in body} | {"text", "id", "content"})
 _VALUES: list[Any] = [
@@ -42,6 +43,9 @@ _VALUES: list[Any] = [
     *("", " ", "\u3000", "true", "FALSE", "chunk", "left", "\0", "\ud800", "\udfff x", "😀", MARKER, MARKER * 60, "123"),
     *([], {}, [[]], [None], [MARKER], [{}], {"text": None}, {"text": MARKER}, [{"text": MARKER}], [MARKER] * 40),
 ]
+# What json.dumps cannot write: put there afterwards, where the string stands.
+_WRITTEN = {'"@inf"': "1e999", '"@-inf"': "-1e999", '"@long"': "9" * 400, '"@longer"': "9" * 5000, '"@exp"': "-1E+400"}
+_VALUES += [json.loads(name) for name in _WRITTEN]
 _TOKENS = [
     *(b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1e999", b"1e-999", b"null", b"-", b"0x10", b"01", b"1.", b".5"),
     *(b"9" * 400, b"9" * 5000, b"[" * 20_000, b'{"a":' * 3000, b"[" * 900 + b"]" * 900, b'"', b"\\", b"\\u", b"//", b"/**/"),
@@ -122,14 +126,18 @@ def _spots(value: Any) -> Iterable[tuple[Any, Any]]:
 
 def _reshape(fields: dict[str, Any], draw: random.Random) -> None:
     """Change one value, name or place, so that the JSON stays whole."""
-    holder, key = draw.choice(list(_spots(fields)) or [(fields, "query")])
-    change = draw.randrange(4)
+    if not fields:
+        return
+    holder, key = draw.choice(list(_spots(fields)))
+    change = draw.randrange(5)
     if change == 0 and isinstance(holder, dict) and key in holder:
         holder[draw.choice(_NAMES)] = holder.pop(key)
     elif change == 1:
         fields[draw.choice(_NAMES)] = json.loads(json.dumps(draw.choice(_VALUES)))
-    elif change == 2 and isinstance(holder, dict):
-        holder.pop(key, None)
+    elif change == 2:
+        holder.pop(key)
+    elif change == 3 and isinstance(holder, list):
+        holder.insert(0, holder[key])
     else:
         holder[key] = json.loads(json.dumps(draw.choice(_VALUES)))
 
@@ -141,7 +149,10 @@ def mutated(seed: int, number: int) -> bytes:
     way = draw.randrange(3)
     for _ in range(draw.randint(1, 2) if way else 0):
         _reshape(fields, draw)
-    body = json.dumps(fields, ensure_ascii=draw.random() < 0.5).encode("utf-8", "surrogatepass")
+    text = json.dumps(fields, ensure_ascii=draw.random() < 0.5)
+    for name, written in _WRITTEN.items():
+        text = text.replace(name, written)
+    body = text.encode("utf-8", "surrogatepass")
     for _ in range(draw.randint(1, 2) if way != 1 else 0):
         body = draw.choice(_BYTES)(body, draw)
     return body
