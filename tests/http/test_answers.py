@@ -140,6 +140,8 @@ def test_the_documentation_names_every_field_and_route(client: TestClient) -> No
         assert schemas[name]["examples"]
         assert undescribed(schemas[name]) == []
     assert {"400", "413", "415", "429", "500", "503", "504"} <= set(document["paths"]["/rerank"]["post"]["responses"])
+    fields = schemas["RerankRequest"]["properties"]
+    assert (fields["documents"]["maxItems"], fields["query"]["maxLength"]) == (1000, 1_000_000)
 
 
 def test_bentoml_clients_see_the_documented_fields(client: TestClient) -> None:
