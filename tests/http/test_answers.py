@@ -115,6 +115,16 @@ def test_odd_text_is_answered(client: TestClient, text: str) -> None:
     assert len(answer.json()["results"]) == 2
 
 
+@pytest.mark.parametrize("size", [10**9, 2**63, 10**30, 10**4000], ids=["1e9", "2^63", "1e30", "1e4000"])
+@pytest.mark.parametrize("route", ["/rerank", "/v1/rerank", "/v2/rerank"])
+def test_whole_numbers_may_have_any_size(client: TestClient, route: str, size: int) -> None:
+    """All of the results, the whole window, the most windows; an id comes back as it is."""
+    body = {"query": "q", "documents": [{"text": "a", "id": size}, "b"], "top_n": size, "max_tokens_per_doc": size}
+    answer = client.post(route, json=body | {"max_chunks_per_doc": size, "long_documents": "chunk"})
+    assert answer.status_code == 200
+    assert {item.get("id") for item in answer.json()["results"]} == {size, None}
+
+
 def test_unknown_fields_are_ignored(client: TestClient) -> None:
     """Clients send user, priority, encoding_format and more."""
     body = {"query": "q", "documents": ["d"], "user": "u", "priority": 3, "encoding_format": "float", "max_chunks_per_doc": None}
