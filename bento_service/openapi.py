@@ -101,7 +101,7 @@ def document(limits: Limits) -> dict[str, Any]:
             "/metrics": {"get": _get("Prometheus metrics of all worker processes", "text/plain")},
             "/docs.json": {"get": _get("This document", "application/json")},
             "/schema.json": {"get": _get("What BentoML's own clients read", "application/json")},
-            "/": {"get": _get("A page for people", "text/html")},
+            "/": {"get": _get("A page to try the service on", "text/html")},
         },
         "components": {"schemas": with_limits(requests, limits) | {"Document": document_shape(limits)} | answers},
     }
