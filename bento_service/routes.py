@@ -48,7 +48,7 @@ class Routes:
         self._health = health
         self._metrics = entry_metrics
         self._settings = settings
-        self._limits = Limits(
+        self.limits = Limits(
             documents=settings.max_documents,
             document_characters=settings.max_document_characters,
             chunks=settings.max_chunks,
@@ -80,7 +80,7 @@ class Routes:
     async def _answer(
         self, fields: dict[str, Any], dialect: Dialect, start: float, use: CacheUse
     ) -> tuple[Any, list[RerankResult]]:
-        queries = dialect.read(fields, self._limits)
+        queries = dialect.read(fields, self.limits)
         self._metrics.stage_seconds.labels("parse").observe(time.perf_counter() - start)
         deadline = time.monotonic() + self._settings.request_timeout_seconds - (time.perf_counter() - start)
         results = await self._results(queries, deadline, use)
@@ -144,7 +144,7 @@ def make_app(current: Callable[[], Routes]) -> Starlette:
         return Response(metrics.exposition(), headers={"content-type": metrics.CONTENT_TYPE})
 
     async def docs(_: Request) -> Response:
-        return json_response(document())
+        return json_response(document(current().limits))
 
     return Starlette(
         routes=[

@@ -6,15 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, Strict, ValidationError
+from pydantic import BaseModel, BeforeValidator, Strict, ValidationError, WithJsonSchema
 
 from bento_service.dialects.dialect import Limits
+from bento_service.dialects.request_shapes import FLAG, TEXT_KEYS, TEXT_KEYS_TOLD
 from bento_service.errors import InvalidRequest
 from bento_service.schemas import Document
 
 M = TypeVar("M", bound=BaseModel)
-_TEXT_KEYS = ("text", "content", "document", "body", "value", "snippet")
-TEXT_KEYS_TOLD = ", ".join(_TEXT_KEYS)
 
 
 def _lenient_bool(value: Any) -> Any:
@@ -24,7 +23,7 @@ def _lenient_bool(value: Any) -> Any:
 
 Text = Annotated[str, Strict()]
 Whole = Annotated[int, Strict()]
-Flag = Annotated[bool, Strict(), BeforeValidator(_lenient_bool)]
+Flag = Annotated[bool, Strict(), BeforeValidator(_lenient_bool), WithJsonSchema(FLAG)]
 
 
 def validated(model: type[M], fields: dict[str, Any]) -> M:
@@ -94,7 +93,7 @@ def document(index: int, item: Any, rank_fields: Sequence[str] = ()) -> Document
     if not isinstance(item, dict):
         raise ValueError(f"document {index} is neither a string nor an object")  # noqa: TRY004  pydantic reports only ValueError
     parts = [text for field in rank_fields if (text := text_of(item.get(field))) is not None]
-    text = "\n".join(parts) if parts else next((text for key in _TEXT_KEYS if (text := text_of(item.get(key))) is not None), None)
+    text = "\n".join(parts) if parts else next((text for key in TEXT_KEYS if (text := text_of(item.get(key))) is not None), None)
     if text is None:
         raise ValueError(f"document {index} has no text: give a string, or an object with one of {TEXT_KEYS_TOLD}")
     if not _is_scalar(item.get("id")):

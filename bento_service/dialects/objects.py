@@ -6,17 +6,17 @@ They differ in little: one reading of the fields, and one answer that all of the
 from __future__ import annotations
 
 import math
+import sys
 import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator
 
 from bento_service.dialects.dialect import Limits
 from bento_service.dialects.fields import (
-    TEXT_KEYS_TOLD,
     Flag,
     Text,
     Whole,
@@ -26,6 +26,7 @@ from bento_service.dialects.fields import (
     require_lengths,
     validated,
 )
+from bento_service.dialects.request_shapes import DOCUMENT, QUERY, TEXT_KEYS_TOLD, many
 from bento_service.errors import RequestError
 from bento_service.schemas import Document, RerankQuery, RerankResult
 
@@ -37,7 +38,9 @@ class ObjectRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
-    query: Text = Field(description="What the documents are ranked for; not blank, never truncated.")
+    query: Annotated[Text, WithJsonSchema(QUERY)] = Field(
+        description="What the documents are ranked for; not blank, never truncated."
+    )
     # Before documents, which are read by them.
     rank_fields: list[Text] | None = Field(
         None,
@@ -45,7 +48,7 @@ class ObjectRequest(BaseModel):
     )
     documents: list[Any] = Field(
         description=f"Strings, or objects that hold a text under one of {TEXT_KEYS_TOLD}; an object's `id` comes back in the result.",
-        json_schema_extra={"minItems": 1, "items": {"anyOf": [{"type": "string"}, {"type": "object"}]}},
+        json_schema_extra=many(DOCUMENT),
     )
     top_n: Whole | None = Field(
         None,
@@ -78,7 +81,11 @@ class ObjectRequest(BaseModel):
         description="With `chunk`: windows of a document that are scored, from its beginning. Default and most: RERANKER_MAX_CHUNKS.",
     )
     score_threshold: float | None = Field(
-        None, strict=True, allow_inf_nan=False, description="Results below it are dropped; on the scale of the scores returned."
+        None,
+        strict=True,
+        allow_inf_nan=False,
+        description="Results below it are dropped; on the scale of the scores returned.",
+        json_schema_extra={"minimum": -sys.float_info.max, "maximum": sys.float_info.max},
     )
     instruction: Text | None = Field(
         None, description="For models whose template has one; otherwise `meta.warnings` says that it was ignored."

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 
 from bento_service.dialects.dialect import Limits
 from bento_service.dialects.fields import Flag, Text, documents, not_blank, require_documents, require_lengths, validated
 from bento_service.dialects.objects import NATIVE
+from bento_service.dialects.request_shapes import DOCUMENT, QUERY, one_or_many
 from bento_service.errors import InvalidRequest, RequestError
 from bento_service.schemas import Document, RerankQuery, RerankResult
 
@@ -21,15 +22,13 @@ class ScoreRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
-    queries: list[Text] = Field(
+    queries: Annotated[list[Text], WithJsonSchema(one_or_many(QUERY))] = Field(
         validation_alias=AliasChoices("queries", "text_1"),
         description="One text, or as many as there are documents. Also read as `text_1`.",
-        json_schema_extra={"minItems": 1},
     )
-    documents: list[Any] = Field(
+    documents: Annotated[list[Any], WithJsonSchema(one_or_many(DOCUMENT))] = Field(
         validation_alias=AliasChoices("documents", "text_2"),
         description="One text or a list of them; objects are read as on /rerank. Also read as `text_2`.",
-        json_schema_extra={"minItems": 1, "items": {"anyOf": [{"type": "string"}, {"type": "object"}]}},
     )
     use_activation: Flag | None = Field(None, description="Default true. False: logits (cross-encoder) or cosines (bi-encoder).")
     model: Text | None = Field(None, description="Any name; it is echoed (RERANKER_STRICT_MODEL=true refuses other names).")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
 
 from bento_service.dialects.dialect import Limits
 from bento_service.dialects.fields import Flag, Text, Whole, not_blank, require_documents, require_lengths, validated
+from bento_service.dialects.request_shapes import QUERY, TEXT, many
 from bento_service.errors import InvalidRequest, RequestError
 from bento_service.schemas import Document, RerankQuery, RerankResult
 
@@ -23,18 +24,25 @@ def _lower(value: Any) -> Any:
 class TextsRequest(BaseModel):
     """Fields of TEI's /rerank; any other field is ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+    # With `documents` beside `texts`, a body is in the object dialect.
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", hide_input_in_errors=True, json_schema_extra={"not": {"required": ["documents"]}}
+    )
 
-    query: Text = Field(description="What the texts are ranked for; not blank, never truncated.")
-    texts: list[Text] = Field(description="The documents.", json_schema_extra={"minItems": 1})
+    query: Annotated[Text, WithJsonSchema(QUERY)] = Field(
+        description="What the texts are ranked for; not blank, never truncated."
+    )
+    texts: list[Text] = Field(description="The documents.", json_schema_extra=many(TEXT))
     raw_scores: Flag | None = Field(None, description="Logits (cross-encoder) or cosines (bi-encoder) instead of scores.")
     return_text: Flag | None = Field(None, description="Send the texts back. Default: false.")
     truncate: Flag | None = Field(
         None, description="Default true. False: a text that does not fit is an error that names its index."
     )
-    truncation_direction: Annotated[Literal["right", "left"] | None, BeforeValidator(_lower)] = Field(
-        None, description="Which end of a long text is cut: `right` (default) or `left`."
-    )
+    truncation_direction: Annotated[
+        Literal["right", "left"] | None,
+        BeforeValidator(_lower),
+        WithJsonSchema({"enum": ["right", "left", "Right", "Left", None]}),
+    ] = Field(None, description="Which end of a long text is cut: `right` (default) or `left`.")
     top_n: Whole | None = Field(None, ge=0, description="Results to return; null, 0 or more than there are texts: all.")
     model: Text | None = Field(None, description="Any name (RERANKER_STRICT_MODEL=true refuses other names).")
 

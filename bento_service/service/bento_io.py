@@ -8,8 +8,8 @@ import bentoml
 from pydantic import ConfigDict, Field, create_model
 from starlette.requests import Request
 
+from bento_service.answer_shapes import ANSWER
 from bento_service.dialects.objects import ObjectRequest
-from bento_service.openapi import ANSWER
 
 
 class _RawInput(bentoml.IODescriptor):

@@ -115,6 +115,16 @@ def test_odd_text_is_answered(client: TestClient, text: str) -> None:
     assert len(answer.json()["results"]) == 2
 
 
+@pytest.mark.parametrize("size", [10**9, 2**63, 10**30, 10**300], ids=["1e9", "2^63", "1e30", "1e300"])
+@pytest.mark.parametrize("route", ["/rerank", "/v1/rerank", "/v2/rerank"])
+def test_whole_numbers_may_have_any_size(client: TestClient, route: str, size: int) -> None:
+    """All of the results, the whole window, the most windows; an id comes back as it is."""
+    body = {"query": "q", "documents": [{"text": "a", "id": size}, "b"], "top_n": size, "max_tokens_per_doc": size}
+    answer = client.post(route, json=body | {"max_chunks_per_doc": size, "long_documents": "chunk"})
+    assert answer.status_code == 200
+    assert {item.get("id") for item in answer.json()["results"]} == {size, None}
+
+
 def test_unknown_fields_are_ignored(client: TestClient) -> None:
     """Clients send user, priority, encoding_format and more."""
     body = {"query": "q", "documents": ["d"], "user": "u", "priority": 3, "encoding_format": "float", "max_chunks_per_doc": None}
@@ -140,6 +150,8 @@ def test_the_documentation_names_every_field_and_route(client: TestClient) -> No
         assert schemas[name]["examples"]
         assert undescribed(schemas[name]) == []
     assert {"400", "413", "415", "429", "500", "503", "504"} <= set(document["paths"]["/rerank"]["post"]["responses"])
+    fields = schemas["RerankRequest"]["properties"]
+    assert (fields["documents"]["maxItems"], fields["query"]["maxLength"]) == (1000, 1_000_000)
 
 
 def test_bentoml_clients_see_the_documented_fields(client: TestClient) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bento_service.dialects.dialect import Limits, to_bytes
-from bento_service.dialects.objects import COHERE_V2, NATIVE, ObjectDialect
+from bento_service.dialects.objects import COHERE_V2, NATIVE, V1, ObjectDialect
 from bento_service.errors import DocumentTooLong, InvalidRequest, QueueFull
 from bento_service.ranking import Ranked
 from bento_service.schemas import CacheCounts, RerankQuery, RerankResult
@@ -88,6 +88,29 @@ def test_documents_that_are_not_asked_for_are_absent(dialect: ObjectDialect, fie
 def test_cohere_gets_documents_when_it_asks() -> None:
     """The field wins over the dialect's default."""
     assert _answer(COHERE_V2, return_documents=True)["results"][0]["document"] == {"text": "b"}
+
+
+def test_voyage_s_clients_find_their_data_beside_the_results() -> None:
+    """On /v1/rerank alone, which says Cohere's version 1."""
+    answer = _answer(V1)
+    assert answer["data"] == [{"index": 1, "relevance_score": 0.75}, {"index": 0, "relevance_score": 0.25}]
+    assert answer["results"] == [{"index": 1, "relevance_score": 0.75, "id": 7}, {"index": 0, "relevance_score": 0.25}]
+    assert answer["meta"]["api_version"] == {"version": "1"}
+    assert all("data" not in _answer(dialect) for dialect in (NATIVE, COHERE_V2))
+
+
+def test_cohere_v1_gets_documents_when_it_asks() -> None:
+    """As objects; by default none."""
+    assert [each["document"] for each in _answer(V1, return_documents=True)["results"]] == [{"text": "b"}, {"text": "a"}]
+    assert all("document" not in each for each in _answer(V1)["results"])
+
+
+@pytest.mark.parametrize("dialect", [NATIVE, V1, COHERE_V2], ids=lambda dialect: dialect.name)
+def test_the_window_that_scored_best_is_told(dialect: ObjectDialect) -> None:
+    """Of the documents that were scored in windows, in characters; the others have none."""
+    answer = dialect.write([_query(dialect)], [replace(RESULT, spans={1: (10, 25)})], took_ms=0)
+    assert answer["results"][0]["document_span"] == {"start": 10, "end": 25}
+    assert "document_span" not in answer["results"][1]
 
 
 def test_an_id_is_echoed_and_an_absent_one_is_not_invented() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bento_service.dialects.dialect import Limits
-from bento_service.dialects.objects import COHERE_V2, NATIVE, ObjectDialect
+from bento_service.dialects.objects import COHERE_V2, NATIVE, V1, ObjectDialect
 from bento_service.errors import InvalidRequest
 from bento_service.schemas import RerankQuery
 
@@ -183,3 +183,107 @@ def test_a_way_with_long_documents_that_is_not_offered_is_refused(value: Any) ->
 def test_other_fields_are_ignored() -> None:
     """Clients send more than anyone documents."""
     assert _read(user="u", priority=3, max_chunks_per_doc=9, encoding_format="float", rank=None) == _read()
+
+
+ARTICLE = {
+    "title": "T",
+    "text": "body",
+    "tags": ["t"],
+    "content": [{"type": "text", "text": "c1"}, {"type": "text", "text": "c2"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("rank_fields", "text"),
+    [
+        (None, "body"),
+        ([], "body"),
+        (["title"], "T"),
+        (["title", "text"], "T\nbody"),
+        (["text", "title"], "body\nT"),
+        (["content", "title"], "c1\nc2\nT"),
+        (["missing", "title"], "T"),
+        (["tags", "title"], "T"),
+        (["missing"], "body"),
+        (["title", "title"], "T\nT"),
+    ],
+)
+def test_rank_fields_say_what_of_an_object_is_ranked(rank_fields: Any, text: str) -> None:
+    """Joined by newlines in the order asked for; where an object has none of them, its text is found as ever."""
+    query = _read(documents=[ARTICLE, "plain"], rank_fields=rank_fields)
+    assert [document.text for document in query.documents] == [text, "plain"]
+
+
+def test_rank_fields_find_texts_that_have_no_known_name() -> None:
+    """Which without them is an error, as it is where none of them holds a text."""
+    assert _read(documents=[{"title": "T"}], rank_fields=["title"]).documents[0].text == "T"
+    for rank_fields in (None, ["tags"]):
+        with pytest.raises(InvalidRequest, match="document 0 has no text"):
+            _read(documents=[{"title": PRIVATE}], rank_fields=rank_fields)
+
+
+@pytest.mark.parametrize("value", ["title", [1], {"title": 1}, [None]])
+def test_rank_fields_must_be_names(value: Any) -> None:
+    """A list of strings; the refusal names the field that is wrong."""
+    with pytest.raises(InvalidRequest) as caught:
+        _read(rank_fields=value)
+    assert caught.value.param == "rank_fields"
+
+
+@pytest.mark.parametrize(
+    ("fields", "chunks"),
+    [
+        ({}, None),
+        ({"long_documents": None}, None),
+        ({"long_documents": "truncate"}, None),
+        ({"long_documents": "truncate", "max_chunks_per_doc": 3}, None),
+        ({"max_chunks_per_doc": 3}, None),
+        ({"long_documents": "chunk"}, 8),
+        ({"long_documents": "chunk", "max_chunks_per_doc": None}, 8),
+        ({"long_documents": "chunk", "max_chunks_per_doc": 3}, 3),
+        ({"long_documents": "chunk", "max_chunks_per_doc": 9}, 8),
+        ({"long_documents": "chunk", "max_chunks_per_doc": 10**30}, 8),
+    ],
+)
+def test_long_documents_are_cut_into_windows_only_when_asked(fields: dict[str, Any], chunks: int | None) -> None:
+    """As many as the caller says, and never more than the server's limit, which is 8 here."""
+    assert _read(**fields).max_chunks == chunks
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, "3"])
+def test_max_chunks_per_doc_must_be_at_least_one(value: Any) -> None:
+    """A document without windows is none."""
+    with pytest.raises(InvalidRequest) as caught:
+        _read(max_chunks_per_doc=value)
+    assert caught.value.param == "max_chunks_per_doc"
+
+
+def test_the_first_of_several_names_counts() -> None:
+    """In the order in which they are documented, whatever the others hold."""
+    assert _read(rank_count=3, top_k=2, top_n=1).top_n == 1
+    assert _read(rank_count=3, top_k=2).top_n == 2
+    assert _read(truncate=True, truncation=False).truncation is False
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "param"),
+    [
+        ({"query": "q" * 10_001}, "query_too_long", "query"),
+        ({"documents": ["a", "b" * 10_001]}, "document_too_large", "documents"),
+        ({"documents": ["a", {"text": "b" * 10_001}]}, "document_too_large", "documents"),
+        ({"documents": ["a", {"a": "b" * 5000, "b": "b" * 5000}], "rank_fields": ["a", "b"]}, "document_too_large", "documents"),
+    ],
+)
+def test_texts_beyond_the_server_s_limit_are_refused(fields: dict[str, Any], code: str, param: str) -> None:
+    """By index, before anything is tokenised; joined ones as a whole."""
+    with pytest.raises(InvalidRequest, match=r"1000[01] characters") as caught:
+        _read(**fields)
+    assert (caught.value.code, caught.value.param) == (code, param)
+    assert param == "query" or "document 1 " in caught.value.message
+
+
+def test_v1_returns_no_documents_unless_asked() -> None:
+    """As Cohere v1 and Jina."""
+    fields: dict[str, Any] = {"query": "q", "documents": ["a"]}
+    assert _read_all(fields, 1, V1).return_documents is False
+    assert _read_all({**fields, "return_documents": "true"}, 1, V1).return_documents is True
