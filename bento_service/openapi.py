@@ -271,6 +271,7 @@ def document() -> dict[str, Any]:
             "/readyz": {"get": _get("200 while a model worker answers", "text/plain", also_503=True)},
             "/metrics": {"get": _get("Prometheus metrics of all worker processes", "text/plain")},
             "/docs.json": {"get": _get("This document", "application/json")},
+            "/": {"get": _get("A page to try the service on", "text/html")},
         },
         "components": {"schemas": schemas},
     }

@@ -16,7 +16,7 @@ from bento_service.openapi import ANSWER, document
 from bento_service.ranking import Ranked
 from bento_service.schemas import CacheCounts, RerankResult
 
-BENTOML_S_OWN = {"/", "/healthz", "/schema.json"}
+BENTOML_S_OWN = {"/healthz", "/schema.json"}
 
 
 def _nodes(value: Any) -> Iterator[dict[str, Any]]:
