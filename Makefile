@@ -77,7 +77,7 @@ lint: setup-dev ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: setup-dev lint ## everything CI runs
+test: setup-dev lint ## everything CI runs, but for test-browser
 	$(BIN)/python -m pytest -p no:cacheprovider
 
 chromium:

@@ -106,6 +106,7 @@ function placeOf(item, share, wasCut) {
   const name = `index ${item.index}` + (item.id === undefined || item.id === null ? "" : ` · id ${item.id}`);
   const place = element("div", "place",
     element("span", "rank", `${item.rank}.`), element("span", "score", item.score.toFixed(4)), element("span", "name", name));
+  if (item.document_span) place.append(element("span", "name", "marked: the part that counted"));
   if (wasCut) place.append(element("span", "cut", "cut: the model read only a part"));
   const filled = element("div", "");
   filled.style.width = `${100 * share}%`;

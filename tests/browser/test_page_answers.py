@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, Route, expect
 from visits import Visit
 
+from bento_service.page import page_response
 from servers import Server
 
 LONG = "bread " * 600
@@ -113,6 +114,7 @@ def test_the_window_that_counted_is_marked(visit: Visit) -> None:
     places = visit.rank()
     assert visit.body["long_documents"] == "chunk"
     assert places.locator("mark").all_inner_texts() == ["fresh"]
+    expect(places.locator(".place")).to_contain_text("marked: the part that counted")
     assert places.locator(".text").inner_text() == "🍞🥖 and fresh bread"
 
 
@@ -186,15 +188,40 @@ def test_other_failures_are_told_with_their_status(visit: Visit, answer: dict[st
     assert visit.error() == message
 
 
-def test_a_server_that_has_stopped_is_told(page: Page, builtin_tag: str) -> None:
-    """In words, not in the browser's."""
-    assert builtin_tag
+class _PageAlone(BaseHTTPRequestHandler):
+    """Sends the page, and hangs up on everything else."""
+
+    def do_GET(self) -> None:
+        """Send the page as the service does."""
+        page = page_response()
+        self.send_response(page.status_code)
+        for name, value in page.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(page.body)
+
+    def do_POST(self) -> None:
+        """Say nothing."""
+
+    def log_message(self, *_: object) -> None:
+        """Keep the tests' output clean."""
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_server_that_is_gone_is_told(page: Page, stopped: bool) -> None:
+    """It refuses the connection, or hangs up before it has answered: told in words, not in the browser's."""
     visit = Visit(page)
-    with Server(Path(os.environ["BENTOML_HOME"])) as ending:
-        page.goto(ending.url)
-        visit.rank()
-    page.get_by_role("button").click()
-    assert visit.error() == "The server cannot be reached: it has stopped, or the connection to it is broken."
+    with ThreadingHTTPServer(("127.0.0.1", 0), _PageAlone) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        page.goto(f"http://127.0.0.1:{server.server_port}")
+        if stopped:
+            server.shutdown()
+            server.server_close()
+        page.get_by_role("button").click()
+        assert visit.error() == "The server cannot be reached: it has stopped, or the connection to it is broken."
+        server.shutdown()
+        thread.join()
     assert page.get_by_role("button").inner_text() == "Rank"
 
 
