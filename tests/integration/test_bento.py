@@ -42,6 +42,7 @@ def test_a_bento_serves_the_model_packed_into_it(bento: str, builtin_tag: str) -
             assert model["tag"] == builtin_tag
             assert model["max_length"] == 256
             assert server.post(**QUESTION).json()["results"][0]["index"] == 1
+            assert "<h1>Reranker</h1>" in server.get("/").text
     finally:
         bentoml.models.delete(newer)
 

@@ -43,3 +43,10 @@ def test_make_model_without_a_model_says_what_to_say(tmp_path: Path) -> None:
     ran = make("model", home=tmp_path)
     assert ran.returncode != 0
     assert "error: say which: make model MODEL=" in ran.stderr
+
+
+def test_make_test_browser_without_a_browser_says_what_to_install(tmp_path: Path) -> None:
+    """One line."""
+    ran = make("test-browser", "CHROMIUM=no-such-browser", home=tmp_path)
+    assert ran.returncode != 0
+    assert "error: no no-such-browser here: apt-get install chromium" in ran.stderr
