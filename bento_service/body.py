@@ -11,7 +11,7 @@ from bento_service.errors import InvalidRequest
 
 # Any escaped surrogate: only such a body can hold a lone one, so only such a body is searched.
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-_LONE = re.compile("[\ud800-\udfff]")
+_NONCHARACTER = "\ufdd0"  # stands in for question marks; Unicode keeps it free for such uses
 _MAX_DIGITS = 400  # more than any float has; Python takes time in the square of them
 # A value takes up to 0.7 µs to parse, whatever its size: the least that is allowed holds the others up for 40 ms at most.
 _LEAST_VALUES, _VALUES_PER_DOCUMENT = 120_000, 20
@@ -91,10 +91,16 @@ def _mend_surrogates(value: Any) -> Any:
         try:
             value.encode()  # by far the quickest way to see that there is nothing to mend
         except UnicodeEncodeError:
-            return _LONE.sub("\ufffd", value)
+            return _without_lone(value)
         return value
     if isinstance(value, list):
         return [_mend_surrogates(item) for item in value]
     if isinstance(value, dict):
         return {_mend_surrogates(key): _mend_surrogates(item) for key, item in value.items()}
     return value
+
+
+def _without_lone(text: str) -> str:
+    """Put U+FFFD for lone surrogates: the encoder's `?` for them is a hundred times as fast as a pattern where there are many."""
+    told = text.replace("?", _NONCHARACTER).encode(errors="replace").decode()
+    return told.replace("?", "\ufffd").replace(_NONCHARACTER, "?")

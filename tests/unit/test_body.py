@@ -107,3 +107,18 @@ def test_a_number_has_at_most_four_hundred_digits(digits: int) -> None:
         return
     with pytest.raises(InvalidRequest, match="too long"):
         parse_json(body)
+
+
+@pytest.mark.parametrize(
+    ("text", "mended"),
+    [
+        ("a?\\ud800?", "a?\ufffd?"),
+        ("\\udfff", "\ufffd"),
+        ("\\ud800\\ud800\\udc00x", "\ufffd\U00010000x"),
+        ("?", "?"),
+        ("\ufdd0", "\ufdd0"),
+    ],
+)
+def test_lone_surrogates_become_replacement_characters(text: str, mended: str) -> None:
+    """Question marks beside them stay."""
+    assert parse_json(f'{{"{text}": ["{text}", "\\ud83d"]}}'.encode()) == {mended: [mended, "\ufffd"]}
