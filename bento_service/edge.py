@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import time
 import traceback
@@ -147,7 +148,7 @@ class Edge:
             self._metrics.request_seconds.labels(route).observe(seconds)
             if self._access_log and path not in PROBES:
                 method = scope["method"] if scope["method"] in _METHODS else "other"
-                logger.info("%s %s %s %.1f ms %s", method, route, status, 1000 * seconds, (scope.get("client") or ("-",))[0])
+                logger.info("%s %s %s %.1f ms %s", method, route, status, 1000 * seconds, _address_of(scope))
 
     def _refusal(self, scope: Scope) -> RequestError | None:
         """Decide by the headers alone, before any of the body is read."""
@@ -159,6 +160,15 @@ class Edge:
         if scope["method"] == "POST" and path in POST_ROUTES and not _is_json(scope):
             return UnsupportedMedia("only application/json is read: set the content-type header")
         return None
+
+
+def _address_of(scope: Scope) -> str:
+    """The caller's address; behind a proxy on this machine it is what X-Forwarded-For says, which may be anything."""
+    host = (scope.get("client") or ("",))[0]
+    try:
+        return str(ipaddress.ip_address(host.partition("%")[0]))
+    except ValueError:
+        return "-"
 
 
 def _place_of(error: Exception) -> str:

@@ -35,7 +35,7 @@ import psutil  # noqa: E402  the path must be set first
 from servers import Server  # noqa: E402
 from texts import Texts  # noqa: E402
 
-CLIENTS, DOCUMENTS, KNOWN_REQUESTS = 8, 10, 200
+CLIENTS, DOCUMENTS, KNOWN_REQUESTS = 8, 10, 40
 HONEST, HOSTILE = "honest-key", "hostile-key"
 HALF_SENT_OPEN = 200
 LEAD_SECONDS = 2.0
