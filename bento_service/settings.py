@@ -136,7 +136,7 @@ class Settings(BaseSettings):
         description="Bytes of a request body, at most, as sent and as unpacked where it is gzip; beyond it: 413.",
     )
     max_body_memory_bytes: int = Field(
-        256 * 1024 * 1024,
+        128 * 1024 * 1024,
         ge=1024,
         validation_alias="RERANKER_MAX_BODY_MEMORY",
         description="Bytes of all bodies that are being read or answered, per server, shared out among the entry workers (each has room for one "
