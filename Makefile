@@ -24,7 +24,7 @@ SAVE := $(BIN)/python -m model_store_scripts.save_model --quantization $(SAVED) 
 BUILTIN_ENTRY := all-minilm-l6-v2$(if $(filter-out none,$(SAVED)),-$(SAVED))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-fuzz model models verify serve build lint test chromium test-browser readme cache-clear bench bench-cache bench-dialects cache-layouts cache-faults cache-property fuzz replay evaluate endurance clean
+.PHONY: help setup setup-dev setup-fuzz model models verify serve build lint test chromium test-browser readme cache-clear bench bench-cache bench-dialects cache-layouts cache-faults hostile cache-property fuzz replay evaluate endurance clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -116,6 +116,9 @@ cache-layouts: setup-dev ## memory and look-up time of ways to lay pairs out in 
 
 cache-faults: setup-dev ## load while Redis is killed, paused, emptied and read-only
 	$(BIN)/python load/faults.py $(BENCH_ARGS)
+
+hostile: setup-dev ## one hostile client beside eight honest ones: latency without and with it
+	$(BIN)/python load/hostile.py $(BENCH_ARGS)
 
 replay: setup-dev ## hit ratio on a trace against a simulated LRU, then with four workers and Redis: QUERIES=<file, one a line>
 	@test -n "$(QUERIES)" || { echo "error: say which: make replay QUERIES=<file of queries, one a line>" >&2; exit 1; }

@@ -1,4 +1,4 @@
-"""What surrounds every route: content types, callers that go away, failures nobody expected, counting.
+"""What surrounds every route: keys, content types, callers that go away, failures nobody expected, counting, the access log.
 
 BentoML answers nothing until its time-out when an exception leaves a route, so none may.
 """
@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import time
+import traceback
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import TypeVar
 
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bento_service.body import ClientGone
+from bento_service.access import ApiKeys
 from bento_service.dialects.dialect import Dialect, to_bytes
 from bento_service.dialects.objects import NATIVE
-from bento_service.errors import RequestError, UnsupportedMedia
+from bento_service.errors import RequestError, Unauthorized, UnsupportedMedia
+from bento_service.intake import ClientGone
 from bento_service.metrics import EntryMetrics
 
 logger = logging.getLogger("bentoml.reranker")
@@ -32,6 +37,12 @@ GET_ROUTES = frozenset(
     {"/", "/health", "/info", "/models", "/v1/models"}
     | {"/livez", "/readyz", "/healthz", "/metrics", "/docs.json", "/schema.json"}
 )
+PROBES = frozenset({"/livez", "/readyz", "/healthz"})
+PAGES = frozenset({"/", "/health", "/metrics", "/docs.json"})
+OWNER = "reranker.owner"  # in a request's scope: whose API key it came with
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_DRAINED_BYTES = 64 * 1024 * 1024  # what a refused caller may still send before it reads its answer; uvicorn throws it away
+_LENGTH_DIGITS = 15
 _CLIENT_CLOSED_REQUEST = 499  # nginx's number for a caller that went away; nobody reads it
 
 
@@ -66,16 +77,30 @@ def error_response(error: RequestError, dialect: Dialect = NATIVE) -> Response:
     """Render an error of the tree, with Retry-After where the caller should come back."""
     status, body = dialect.error(error)
     retry = error.retry_after_seconds
-    headers = {"Retry-After": str(max(1, retry))} if retry is not None else None
-    return json_response(body, status=status, headers=headers)
+    headers = {"Retry-After": str(max(1, retry))} if retry is not None else {}
+    return json_response(body, status=status, headers={**error.headers, **headers})
 
 
 class Edge:
-    """ASGI middleware around all routes of the entry service."""
+    """ASGI middleware around all routes of the entry service.
 
-    def __init__(self, app: ASGIApp, metrics: EntryMetrics) -> None:
+    keys: who may come in · open_pages: whether PAGES are for everybody · access_log: one line for each request.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: EntryMetrics,
+        *,
+        keys: ApiKeys | None = None,
+        open_pages: bool = True,
+        access_log: bool = False,
+    ) -> None:
         self._app = app
         self._metrics = metrics
+        self._keys = keys or ApiKeys()
+        self._open = PROBES | PAGES if open_pages else PROBES
+        self._access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request and count it under its route."""
@@ -87,28 +112,75 @@ class Edge:
         start = time.perf_counter()
         status = _CLIENT_CLOSED_REQUEST
         begun = False
+        endless = _is_endless(scope)
+
+        async def ending_receive() -> Message:
+            nonlocal endless
+            message = await receive()
+            endless = endless and bool(message.get("more_body"))
+            return message
 
         async def counted_send(message: Message) -> None:
             nonlocal status, begun
             if message["type"] == "http.response.start":
                 status, begun = message["status"], True
+                if endless:
+                    MutableHeaders(scope=message)["Connection"] = "close"
             await send(message)
 
         try:
-            if scope["method"] == "POST" and path in POST_ROUTES and not _is_json(scope):
-                refusal = UnsupportedMedia("only application/json is read: set the content-type header")
-                await error_response(refusal)(scope, receive, counted_send)
-            else:
-                await self._app(scope, receive, counted_send)
-        except Exception:
-            logger.exception("a request to %s failed unexpectedly", route)
+            refusal = self._refusal(scope)
+            if refusal:
+                self._metrics.rejections.labels(refusal.code).inc()
+            app = error_response(refusal) if refusal else self._app
+            await app(scope, ending_receive, counted_send)
+        except Exception as error:
+            # Its words may be the caller's, so the log has only its kind and place.
+            logger.error("a request to %s failed unexpectedly: %s at %s", route, type(error).__name__, _place_of(error))  # noqa: TRY400
             if begun:
                 raise
-            error = RequestError("the server failed on this request; its log says why")
-            await error_response(error)(scope, receive, counted_send)
+            await error_response(RequestError("the server failed on this request; its log says where"))(
+                scope, receive, counted_send
+            )
         finally:
+            seconds = time.perf_counter() - start
             self._metrics.requests.labels(route, str(status)).inc()
-            self._metrics.request_seconds.labels(route).observe(time.perf_counter() - start)
+            self._metrics.request_seconds.labels(route).observe(seconds)
+            if self._access_log and path not in PROBES:
+                method = scope["method"] if scope["method"] in _METHODS else "other"
+                logger.info("%s %s %s %.1f ms %s", method, route, status, 1000 * seconds, _address_of(scope))
+
+    def _refusal(self, scope: Scope) -> RequestError | None:
+        """Decide by the headers alone, before any of the body is read."""
+        path = scope["path"]
+        if self._keys.required:
+            scope[OWNER] = self._keys.owner(value for name, value in scope["headers"] if name in (b"authorization", b"x-api-key"))
+            if scope[OWNER] is None and path not in self._open:
+                return Unauthorized("an API key is needed: send it as `Authorization: Bearer KEY` or as `X-API-Key: KEY`")
+        if scope["method"] == "POST" and path in POST_ROUTES and not _is_json(scope):
+            return UnsupportedMedia("only application/json is read: set the content-type header")
+        return None
+
+
+def _address_of(scope: Scope) -> str:
+    """The caller's address; behind a proxy on this machine it is what X-Forwarded-For says, which may be anything."""
+    host = (scope.get("client") or ("",))[0]
+    try:
+        return str(ipaddress.ip_address(host.partition("%")[0]))
+    except ValueError:
+        return "-"
+
+
+def _place_of(error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))
+
+
+def _is_endless(scope: Scope) -> bool:
+    """Tell whether what a refused caller may still send has no bound: then its connection is closed with the answer."""
+    headers = dict(scope["headers"])
+    length = headers.get(b"content-length", b"0")
+    return b"transfer-encoding" in headers or not length.isdigit() or len(length) > _LENGTH_DIGITS or int(length) > _DRAINED_BYTES
 
 
 def _is_json(scope: Scope) -> bool:

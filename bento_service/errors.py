@@ -9,10 +9,14 @@
         ├── InvalidRequest      400   the body is not a rerank request
         │   ├── QueryTooLong    400   the query fills the model's window
         │   └── DocumentTooLong 400   truncation is off and a document does not fit
+        ├── Unauthorized        401
         ├── UnknownModel        404
+        ├── BodyTimeout         408
         ├── BodyTooLarge        413
         ├── UnsupportedMedia    415
         ├── QueueFull           429   Retry-After
+        ├── BodiesFull          429   Retry-After
+        ├── KeyBusy             429   Retry-After
         ├── ScorerFailed        500   a pair could not be scored
         ├── ScorerDown          503   Retry-After
         └── DeadlinePassed      504
@@ -21,6 +25,9 @@ Messages never hold document text, keys, paths or stack traces.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
 
 
 class RerankerError(Exception):
@@ -47,12 +54,13 @@ class RequestError(RerankerError):
     """A failure that is answered to one caller.
 
     status: HTTP status · code: stable name for programs · kind: OpenAI-style error type ·
-    param: the request field at fault, if one is · retry_after_seconds: for 429 and 503.
+    param: the request field at fault, if one is · retry_after_seconds: for 429 and 503 · headers: of every such answer.
     """
 
     status = 500
     code = "internal_error"
     kind = "server_error"
+    headers: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self, message: str, *, code: str | None = None, param: str | None = None, retry_after_seconds: int | None = None
@@ -84,12 +92,30 @@ class DocumentTooLong(InvalidRequest):
     code = "document_too_long"
 
 
+class Unauthorized(RequestError):
+    """No API key, or one that is not known."""
+
+    status = 401
+    code = "unauthorized"
+    kind = "authentication_error"
+    headers = MappingProxyType({"WWW-Authenticate": "Bearer"})
+
+
 class UnknownModel(RequestError):
     """Strict mode and another model's name."""
 
     status = 404
     code = "model_not_found"
     kind = "invalid_request_error"
+
+
+class BodyTimeout(RequestError):
+    """The body was not there in time; the connection is closed, since the rest may still come."""
+
+    status = 408
+    code = "body_timeout"
+    kind = "timeout_error"
+    headers = MappingProxyType({"Connection": "close"})
 
 
 class BodyTooLarge(RequestError):
@@ -113,6 +139,23 @@ class QueueFull(RequestError):
 
     status = 429
     code = "queue_full"
+    kind = "overloaded_error"
+
+
+class BodiesFull(RequestError):
+    """There is no memory for a body of this size beside the others; the connection is closed, since the rest may still come."""
+
+    status = 429
+    code = "bodies_full"
+    kind = "overloaded_error"
+    headers = MappingProxyType({"Connection": "close"})
+
+
+class KeyBusy(RequestError):
+    """One API key has too many pairs in flight."""
+
+    status = 429
+    code = "key_busy"
     kind = "overloaded_error"
 
 

@@ -14,24 +14,28 @@ from starlette.routing import Route
 
 from bento_service import metrics
 from bento_service.admission import Place
-from bento_service.body import ClientGone, parse_json, read_body
+from bento_service.body import parse
 from bento_service.catalog import Catalog
 from bento_service.dialects.dialect import Dialect, Limits
 from bento_service.dialects.objects import COHERE_V2, NATIVE, V1
 from bento_service.dialects.score import SCORE
 from bento_service.dialects.texts import TEI
-from bento_service.edge import client_gone_response, error_response, json_response, unless_gone
+from bento_service.edge import OWNER, client_gone_response, error_response, json_response, unless_gone
 from bento_service.errors import RequestError
 from bento_service.health import Health
+from bento_service.intake import ClientGone, Intake
 from bento_service.openapi import document
 from bento_service.page import page_response
 from bento_service.pipeline import Pipeline
+from bento_service.quota import Quota
 from bento_service.schemas import CacheUse, RerankQuery, RerankResult, cache_use
 from bento_service.settings import Settings
 
 # Of one request to /score: as many pairs as a Scorer takes in one call.
 _QUERIES_AT_ONCE = 32
 Choice = Callable[[dict[str, Any]], Dialect]
+# What a browser's page may read of an answer besides its body.
+EXPOSED_HEADERS = ("retry-after", "x-cache-hits", "x-cache-misses", "x-cache-shared", "x-compute-tokens", "x-total-time")
 
 
 def native_or_tei(fields: dict[str, Any]) -> Dialect:
@@ -43,9 +47,22 @@ class Routes:
     """Turns HTTP into queries and results into HTTP."""
 
     def __init__(
-        self, *, pipeline: Pipeline, health: Health, catalog: Catalog, entry_metrics: metrics.EntryMetrics, settings: Settings
+        self,
+        *,
+        pipeline: Pipeline,
+        health: Health,
+        catalog: Catalog,
+        quota: Quota,
+        entry_metrics: metrics.EntryMetrics,
+        settings: Settings,
     ) -> None:
         self._pipeline = pipeline
+        self._quota = quota
+        self._intake = Intake(
+            max_bytes=settings.max_body_bytes,
+            max_memory_bytes=settings.body_memory_bytes_per_worker,
+            timeout_seconds=min(settings.body_timeout_seconds, settings.request_timeout_seconds),
+        )
         self._health = health
         self._metrics = entry_metrics
         self._settings = settings
@@ -61,11 +78,12 @@ class Routes:
         start = time.perf_counter()
         dialect: Dialect = NATIVE  # what cannot be read is answered in the words that most clients read
         try:
-            body = await read_body(request, self._settings.max_body_bytes)
-            use = cache_use(request.headers.get("cache-control", ""))
-            fields = parse_json(body)
-            dialect = choose(fields)
-            answer, results = await unless_gone(request, self._answer(fields, dialect, start, use))
+            with self._intake.place() as place:
+                fields = await parse(await place.read(request), self._settings.max_documents)
+                dialect = choose(fields)
+                use = cache_use(request.headers.get("cache-control", ""))
+                owner = request.scope.get(OWNER)
+                answer, results = await unless_gone(request, self._answer(fields, dialect, start, use, owner))
             return json_response(answer, headers=_headers(results, time.perf_counter() - start))
         except ClientGone:
             return client_gone_response()
@@ -79,12 +97,13 @@ class Routes:
         return answer
 
     async def _answer(
-        self, fields: dict[str, Any], dialect: Dialect, start: float, use: CacheUse
+        self, fields: dict[str, Any], dialect: Dialect, start: float, use: CacheUse, owner: str | None = None
     ) -> tuple[Any, list[RerankResult]]:
         queries = dialect.read(fields, self.limits)
         self._metrics.stage_seconds.labels("parse").observe(time.perf_counter() - start)
         deadline = time.monotonic() + self._settings.request_timeout_seconds - (time.perf_counter() - start)
-        results = await self._results(queries, deadline, use)
+        with self._quota.hold(owner, sum(len(query.documents) for query in queries)):
+            results = await self._results(queries, deadline, use)
         return dialect.write(queries, results, took_ms=1000 * (time.perf_counter() - start)), results
 
     async def _results(self, queries: Sequence[RerankQuery], deadline: float, use: CacheUse) -> list[RerankResult]:

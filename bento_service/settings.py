@@ -10,6 +10,7 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -129,10 +130,24 @@ class Settings(BaseSettings):
         1000, ge=1, le=100_000, validation_alias="RERANKER_MAX_DOCUMENTS", description="Documents in one request, at most."
     )
     max_body_bytes: int = Field(
-        16 * 1024 * 1024,
+        8 * 1024 * 1024,
         ge=1024,
         validation_alias="RERANKER_MAX_BODY_BYTES",
-        description="Bytes of a request body, at most; beyond it: 413.",
+        description="Bytes of a request body, at most, as sent and as unpacked where it is gzip; beyond it: 413.",
+    )
+    max_body_memory_bytes: int = Field(
+        128 * 1024 * 1024,
+        ge=1024,
+        validation_alias="RERANKER_MAX_BODY_MEMORY",
+        description="Bytes of all bodies that are being read or answered, per server, shared out among the entry workers (each has room for one "
+        "body at least). Beyond it, the largest one that is still coming is answered with 429. Text may take four times as much once parsed.",
+    )
+    body_timeout_seconds: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        validation_alias="RERANKER_BODY_TIMEOUT",
+        description="Seconds from the first byte of a body to its last; then its sender is answered with 408 and cut off.",
     )
     max_document_characters: int = Field(
         1_000_000,
@@ -146,6 +161,35 @@ class Settings(BaseSettings):
         le=1024,
         validation_alias="RERANKER_MAX_CHUNKS",
         description="Windows of one document that are scored with `long_documents: chunk`, at most; what lies behind them is reported as cut.",
+    )
+    api_keys: SecretStr = Field(
+        SecretStr(""),
+        validation_alias="RERANKER_API_KEYS",
+        description="Keys that callers must send, comma-separated: as `Authorization: Bearer KEY` (or the bare KEY), or as `X-API-Key: KEY`. "
+        "Without it and RERANKER_API_KEYS_FILE everybody may use the service.",
+    )
+    api_keys_file: Path | None = Field(
+        None,
+        validation_alias="RERANKER_API_KEYS_FILE",
+        description="A file with further keys, one a line, `#` begins a comment. Read again within a second of a change; one that cannot be read, or "
+        "is empty, changes nothing.",
+    )
+    open_pages: bool = Field(
+        default=True,
+        validation_alias="RERANKER_OPEN_PAGES",
+        description="Whether /, /health, /metrics and /docs.json are open to callers without a key. /livez, /readyz and /healthz always are.",
+    )
+    max_pairs_per_key: int = Field(
+        10_000,
+        ge=1,
+        validation_alias="RERANKER_MAX_PAIRS_PER_KEY",
+        description="Documents that one API key may have in flight per server, cached ones included, shared out among the entry workers; beyond it: "
+        "429 with Retry-After. Keep it below RERANKER_MAX_QUEUE_PAIRS, so that no key can fill the queue alone.",
+    )
+    cors_origins: str = Field(
+        "",
+        validation_alias="RERANKER_CORS_ORIGINS",
+        description="Origins whose pages may call the service from a browser, comma-separated (`https://app.example.com`), or `*`. Default: none.",
     )
     prediction_cache: bool = Field(
         default=True,
@@ -230,6 +274,23 @@ class Settings(BaseSettings):
         parse_redis_url(value.get_secret_value())
         return value
 
+    @field_validator("api_keys")
+    @classmethod
+    def _holds_keys(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value() and not _listed(value.get_secret_value()):
+            raise ValueError("holds no key: give some, separated by commas, or unset it")
+        return value
+
+    @property
+    def api_key_list(self) -> list[str]:
+        """The keys of RERANKER_API_KEYS."""
+        return _listed(self.api_keys.get_secret_value())
+
+    @property
+    def cors_origin_list(self) -> list[str]:
+        """The origins of RERANKER_CORS_ORIGINS; a slash at the end is none of a browser's."""
+        return [origin.rstrip("/") for origin in _listed(self.cors_origins)]
+
     @property
     def redis_address(self) -> RedisAddress | None:
         """Where Redis is; None without one."""
@@ -251,9 +312,23 @@ class Settings(BaseSettings):
         return max(1, self.max_queue_pairs // self.workers)
 
     @property
+    def pairs_per_key_per_worker(self) -> int:
+        """The share of one entry worker in RERANKER_MAX_PAIRS_PER_KEY."""
+        return max(1, self.max_pairs_per_key // self.workers)
+
+    @property
+    def body_memory_bytes_per_worker(self) -> int:
+        """The share of one entry worker in RERANKER_MAX_BODY_MEMORY; it has room for one body at least."""
+        return max(self.max_body_bytes, self.max_body_memory_bytes // self.workers)
+
+    @property
     def service_timeout_seconds(self) -> float:
         """BentoML's own time-out, a backstop that our deadline always comes before."""
         return self.request_timeout_seconds + 10
+
+
+def _listed(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 def names_model(environ: Mapping[str, str] | None = None) -> bool:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,10 +28,20 @@ def free_port() -> int:
 
 
 class Server:
-    """One running server. home: the BENTOML_HOME whose models it serves (its other folders are the server's own)."""
+    """One running server.
+
+    home: the BENTOML_HOME whose models it serves (its other folders are the server's own) · options: further ones of `bentoml serve`.
+    """
 
     def __init__(
-        self, home: Path, *, bento: str = ".", cwd: Path = REPOSITORY, python: str = sys.executable, **settings: object
+        self,
+        home: Path,
+        *,
+        bento: str = ".",
+        cwd: Path = REPOSITORY,
+        python: str = sys.executable,
+        options: Sequence[str] = (),
+        **settings: object,
     ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -44,7 +55,16 @@ class Server:
         environment = {name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
         environment |= {"BENTOML_HOME": str(own_home), "BENTOML_DO_NOT_TRACK": "True"}
         environment |= {name: str(value) for name, value in settings.items()}
-        command = [str(Path(python).parent / "bentoml"), "serve", bento, "--host", "127.0.0.1", "--port", str(self.port)]
+        command = [
+            str(Path(python).parent / "bentoml"),
+            "serve",
+            bento,
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            *options,
+        ]
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=log, stderr=subprocess.STDOUT)
 

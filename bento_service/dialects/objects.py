@@ -44,6 +44,7 @@ class ObjectRequest(BaseModel):
     # Before documents, which are read by them.
     rank_fields: list[Text] | None = Field(
         None,
+        max_length=100,
         description="For documents that are objects: the fields whose texts are joined by newlines, in this order, and ranked.",
     )
     documents: list[Any] = Field(

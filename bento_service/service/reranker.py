@@ -12,6 +12,7 @@ from typing import Any
 import bentoml
 import psutil
 from _bentoml_sdk import Service
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 
 from bento_service.admission import Admission
@@ -25,17 +26,20 @@ from bento_service.edge import Edge
 from bento_service.health import Health
 from bento_service.metrics import EntryMetrics
 from bento_service.pipeline import Pipeline
-from bento_service.routes import Routes, make_app, native_or_tei
+from bento_service.quota import Quota
+from bento_service.routes import EXPOSED_HEADERS, Routes, make_app, native_or_tei
 from bento_service.scorer_link import ScorerClient, ScorerLink
 from bento_service.service.bento_io import RerankInput, RerankOutput
 from bento_service.service.scorer import RemoteScorer, scorer_service
 from bento_service.service.startup import (
+    API_KEYS,
     INFO,
     SCORER_COUNT,
     SETTINGS,
     STORED,
     TAG,
     all_entries_were_ready,
+    check_keys,
     check_model,
     exit_as_the_scorer_did,
     make_tokenizer,
@@ -105,7 +109,14 @@ class _Reranker:
         health = Health(tag=TAG, info=INFO, links=self._links, shared=shared, settings=SETTINGS)
         created = round(STORED.info.creation_time.timestamp())
         catalog = Catalog(tag=TAG, info=INFO, created=created, links=self._links, settings=SETTINGS)
-        self.routes = Routes(pipeline=pipeline, health=health, catalog=catalog, entry_metrics=_ENTRY_METRICS, settings=SETTINGS)
+        self.routes = Routes(
+            pipeline=pipeline,
+            health=health,
+            catalog=catalog,
+            quota=Quota(SETTINGS.pairs_per_key_per_worker, admission.seconds_for),
+            entry_metrics=_ENTRY_METRICS,
+            settings=SETTINGS,
+        )
         self._siblings_seen = time.monotonic()
         self._all_were_ready = False
 
@@ -121,6 +132,7 @@ class _Reranker:
         """Run once in the parent before any worker starts: what is cheap to check stops the start here."""
         atexit.register(exit_as_the_scorer_did)
         check_model()
+        check_keys()
 
     @bentoml.on_startup
     async def start(self) -> None:
@@ -199,5 +211,16 @@ Reranker: Any = bentoml.service(
     traffic={"timeout": SETTINGS.service_timeout_seconds},
     runner_probe={"enabled": False},
     metrics={"enabled": False},
+    # BentoML's prints paths and content types as callers send them; the edge's names routes.
+    logging={"access": {"enabled": False}},
 )(bentoml.asgi_app(make_app(lambda: _CURRENT["routes"]), path="/")(_Reranker))
-Reranker.add_asgi_middleware(Edge, metrics=_ENTRY_METRICS)
+if SETTINGS.cors_origin_list:
+    # Outermost: a browser's preflight comes without a key, and errors must be readable too.
+    Reranker.add_asgi_middleware(
+        CORSMiddleware,
+        allow_origins=SETTINGS.cors_origin_list,
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=EXPOSED_HEADERS,
+    )
+Reranker.add_asgi_middleware(Edge, metrics=_ENTRY_METRICS, keys=API_KEYS, open_pages=SETTINGS.open_pages, access_log=True)

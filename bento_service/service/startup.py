@@ -14,6 +14,7 @@ import pynvml
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLConfigException, NotFound
 
+from bento_service.access import ApiKeys
 from bento_service.cache.connection import check_address
 from bento_service.errors import ModelError, RerankerError
 from bento_service.model_info import TOKENIZER_FILE, ModelInfo, check_files
@@ -96,6 +97,16 @@ def check_model() -> None:
         tokenizer.close()
 
 
+def check_keys() -> None:
+    """Check the file of API keys, or say that there are none; BentoMLConfigException stops the start with one line."""
+    try:
+        API_KEYS.check()
+    except RerankerError as error:
+        raise BentoMLConfigException(str(error)) from None
+    if not API_KEYS.required:
+        logger.warning("no API keys are set: whoever reaches the port may use this server (RERANKER_API_KEYS)")
+
+
 def make_tokenizer() -> PairTokenizer:
     """Make the tokenizer of the model served."""
     length = INFO.length_in_use(SETTINGS.max_length)
@@ -156,4 +167,5 @@ try:
 except RerankerError as failure:
     raise BentoMLConfigException(str(failure)) from None
 TAG = str(STORED.tag)
+API_KEYS = ApiKeys(SETTINGS.api_key_list, SETTINGS.api_keys_file)
 SCORER_COUNT = SETTINGS.scorer_workers or (max(1, _gpu_count()) if SETTINGS.device in ("auto", "cuda") else 1)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import bentoml
 import pytest
+from bentoml._internal.container import construct_containerfile
 
 from model_store_scripts.save_model import save_model
 from servers import REPOSITORY, Server
@@ -45,6 +46,18 @@ def test_a_bento_serves_the_model_packed_into_it(bento: str, builtin_tag: str) -
             assert "<h1>Reranker</h1>" in server.get("/").text
     finally:
         bentoml.models.delete(newer)
+
+
+def test_the_container_s_user_is_not_root(bento: str) -> None:
+    """In the Dockerfile that `bentoml containerize` hands to the container engine."""
+    with construct_containerfile(bentoml.bentos.get(bento), enable_buildkit=False) as (folder, name):
+        lines = Path(folder, name).read_text().splitlines()
+    users = [line.split()[1] for line in lines if line.startswith("USER ")]
+    assert users[-1] == "bentoml"
+    assert [line for line in lines if line.startswith(("USER", "ENTRYPOINT"))][-2:] == [
+        "USER bentoml",
+        'ENTRYPOINT [ "/home/bentoml/bento/env/docker/entrypoint.sh" ]',
+    ]
 
 
 @pytest.mark.timeout(1200)

@@ -47,6 +47,7 @@ def failure(home: Path, **settings: object) -> str:
         ({"QUANTIZATION": "auto", "ENABLE_MIXED_PRECISION": "true"}, "ENABLE_MIXED_PRECISION=true means QUANTIZATION=bf16"),
         ({"QUANTIZATION": "fp16"}, "QUANTIZATION=fp16 NAME=all-minilm-l6-v2`"),
         ({"RERANKER_MODEL": "absent:1"}, "model absent:1 is not in the Bento model store: save it with `make model"),
+        ({"RERANKER_API_KEYS_FILE": "/absent"}, "RERANKER_API_KEYS_FILE: the file cannot be read as text"),
         ({"RERANKER_MAX_LENGTH": "300"}, "RERANKER_MAX_LENGTH=300 is over the model's window of 256 tokens"),
         ({"RERANKER_DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""}, "torch sees no CUDA device"),
     ],

@@ -14,6 +14,10 @@ STATUS_AND_KIND = {
     "invalid_request": (400, "invalid_request_error"),
     "query_too_long": (400, "invalid_request_error"),
     "document_too_long": (400, "invalid_request_error"),
+    "unauthorized": (401, "authentication_error"),
+    "body_timeout": (408, "timeout_error"),
+    "bodies_full": (429, "overloaded_error"),
+    "key_busy": (429, "overloaded_error"),
     "model_not_found": (404, "invalid_request_error"),
     "body_too_large": (413, "invalid_request_error"),
     "unsupported_media_type": (415, "invalid_request_error"),
@@ -63,7 +67,7 @@ def test_codes_statuses_and_types_stay_as_they_are() -> None:
 def test_only_what_may_be_tried_again_soon_is_drawn_with_retry_after() -> None:
     """429 and 503 carry Retry-After; 500 and 504 do not invite a storm."""
     lines = [line for line in (errors.__doc__ or "").splitlines() if "Retry-After" in line]
-    assert [re.findall(r"\d{3}", line) for line in lines] == [["429"], ["503"]]
+    assert [re.findall(r"\d{3}", line) for line in lines] == [["429"]] * 3 + [["503"]]
 
 
 def test_an_error_carries_what_its_answer_needs() -> None:
