@@ -58,8 +58,8 @@ class ClientScript:
 
     @property
     def refused_once(self) -> bool:
-        """Whether each overloaded call has got its first 429, or nothing more is to come."""
-        return self.ended or all(429 in self.statuses(call) for call in self.overloaded)
+        """Whether each overloaded call has got its first 429."""
+        return all(429 in self.statuses(call) for call in self.overloaded)
 
     def statuses(self, call: str) -> list[int]:
         """Statuses of the HTTP answers that a call got, in order."""
@@ -106,20 +106,15 @@ class ClientScripts:
         self._news: queue.Queue[None] = queue.Queue()
         self.of = {name: ClientScript(name, environment, urls, home, self._news) for name, environment in environments.items()}
 
-    def wait(self, arrived: Callable[[ClientScript], bool], seconds: float = 180.0) -> None:
-        """Wait until all have arrived at something."""
+    def wait(self, arrived: Callable[[], bool], seconds: float = 180.0) -> None:
+        """Wait until what the scripts tell makes something true."""
         end = time.monotonic() + seconds
-        while not all(map(arrived, self.of.values())):
+        while not arrived():
             try:
                 self._news.get(timeout=max(0.0, end - time.monotonic()))
             except queue.Empty:
-                late = [script.name for script in self.of.values() if not arrived(script)]
+                late = [script.name for script in self.of.values() if not script.ended]
                 raise AssertionError(f"{', '.join(late)} took longer than {seconds:g} s") from None
-
-    def go(self) -> None:
-        """Let all make their overloaded calls."""
-        for script in self.of.values():
-            script.go()
 
     def stop(self) -> None:
         """End all."""

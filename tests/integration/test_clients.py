@@ -35,8 +35,13 @@ ENVIRONMENTS = {
     "llama_index_cohere": "older",
 }
 QUEUE_PAIRS = 32
-# Of the server whose Scorer stands still: longer than that takes on the busiest machine.
-PATIENCE = {"RERANKER_SCORER_SILENCE_SECONDS": 300, "RERANKER_REQUEST_TIMEOUT": 300}
+# Of the server whose Scorer stands still: nothing known, so that each call needs it, and longer time-outs than that takes.
+SMALL = {
+    "RERANKER_MAX_QUEUE_PAIRS": QUEUE_PAIRS,
+    "ENABLE_PREDICTION_CACHE": "false",
+    "RERANKER_SCORER_SILENCE_SECONDS": 300,
+    "RERANKER_REQUEST_TIMEOUT": 300,
+}
 GUIDE = Example(COMMON, "").names
 QUERY, DOCUMENTS = GUIDE["query"], GUIDE["documents"]
 BEST = "A reranker sorts documents by relevance to a query."
@@ -70,7 +75,7 @@ def servers(builtin_tag: str) -> Iterator[list[Server]]:
         python_of(environment)
     home = Path(os.environ["BENTOML_HOME"])
     with ExitStack() as stack:
-        both = [Server(home), Server(home, RERANKER_MAX_QUEUE_PAIRS=QUEUE_PAIRS, **PATIENCE)]
+        both = [Server(home), Server(home, **SMALL)]
         for server in both:
             stack.callback(server.stop)
         yield [server.wait_ready() for server in both]
@@ -92,15 +97,16 @@ def right(server: Server) -> list[dict[str, Any]]:
 def scripts(
     servers: list[Server], right: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ClientScripts]:
-    """Run all scripts, at the end into a full queue that has room again once each call was refused."""
+    """Run all scripts at once; then each alone into a full queue that has room again once its calls were refused."""
     assert right  # before the scripts, so that they find it in the cache
     running = ClientScripts(ENVIRONMENTS, [server.url for server in servers], tmp_path_factory.mktemp("clients"))
     try:
-        running.wait(lambda script: script.ready or script.ended)
-        with occupied(servers[1]):
-            running.go()
-            running.wait(lambda script: script.refused_once)
-        running.wait(lambda script: script.ended)
+        running.wait(lambda: all(script.ready or script.ended for script in running.of.values()))
+        for script in running.of.values():
+            with occupied(servers[1]):
+                script.go()
+                running.wait(lambda script=script: script.refused_once or script.ended)
+            running.wait(lambda script=script: script.ended)
         yield running
     finally:
         running.stop()
@@ -233,7 +239,9 @@ def test_a_client_that_does_not_retry_says_so(scripts: ClientScripts, script: st
     assert told["event"] == "raised", told
     assert kind in told["kinds"]
     assert message in told["message"]
-    assert scripts.of[script].statuses(f"{call}, overloaded") == [429]
+    *asked_before, last = scripts.of[script].statuses(f"{call}, overloaded")
+    assert last == httpx.codes.TOO_MANY_REQUESTS
+    assert set(asked_before) <= {httpx.codes.OK}  # BentoML's clients read the schema first
 
 
 def test_infinity_s_client_tells_a_full_queue_by_none(scripts: ClientScripts) -> None:
