@@ -26,9 +26,11 @@ _ENVIRONMENT = {
 
 def python_of(environment: str) -> Path:
     """Find the Python that has a script's packages. environment: `dev` is the one that runs the tests."""
-    python = Path(sys.executable) if environment == "dev" else REPOSITORY / f".venv-clients-{environment}" / "bin" / "python"
-    assert python.exists(), f"the environment {python.parents[1].name} is missing: `make setup-clients` makes it"
-    return python
+    if environment == "dev":
+        return Path(sys.executable)
+    folder = REPOSITORY / f".venv-clients-{environment}"
+    assert (folder / ".made").exists(), f"the environment {folder.name} is missing or half made: `make setup-clients` makes it"
+    return folder / "bin" / "python"
 
 
 class ClientScript:
