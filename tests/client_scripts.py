@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def python_of(environment: str) -> Path:
 class ClientScript:
     """One script in its process. news: where it is told that there is something new."""
 
-    def __init__(self, name: str, environment: str, urls: Sequence[str], home: Path, news: queue.Queue[None]) -> None:
+    def __init__(self, name: str, environment: str, url: str, home: Path, news: queue.Queue[None]) -> None:
         self.name = name
         self.ended = False
         self.ready = False
@@ -45,7 +45,7 @@ class ClientScript:
         self._statuses: dict[str, list[int]] = {}
         self._news = news
         self._log = home / f"{name}.log"
-        command = [str(python_of(environment)), str(REPOSITORY / "tests" / "clients" / f"{name}_calls.py"), *urls]
+        command = [str(python_of(environment)), str(REPOSITORY / "tests" / "clients" / f"{name}_calls.py"), url]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
@@ -104,9 +104,9 @@ class ClientScript:
 class ClientScripts:
     """All of them at once. environments: by the script's name, the environment that has its package."""
 
-    def __init__(self, environments: dict[str, str], urls: Sequence[str], home: Path) -> None:
+    def __init__(self, environments: dict[str, str], url: str, home: Path) -> None:
         self._news: queue.Queue[None] = queue.Queue()
-        self.of = {name: ClientScript(name, environment, urls, home, self._news) for name, environment in environments.items()}
+        self.of = {name: ClientScript(name, environment, url, home, self._news) for name, environment in environments.items()}
 
     def wait(self, arrived: Callable[[], bool], seconds: float = 180.0) -> None:
         """Wait until what the scripts tell makes something true."""

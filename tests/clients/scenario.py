@@ -1,8 +1,8 @@
 """How a client script tells what its package does: it runs in the package's own environment and needs nothing but Python.
 
-    python cohere_calls.py URL OVERLOADED_URL
+    python cohere_calls.py URL
 
-It makes its calls at URL, says that it is ready, waits for a line on stdin, and makes calls at OVERLOADED_URL, all at once.
+It makes its calls, says that it is ready, waits for a line on stdin, and makes those that find the server overloaded, all at once.
 Each event is one line of JSON on stdout; whatever else prints goes to stderr.
 """
 
@@ -59,7 +59,7 @@ def ranked(results: Iterable[tuple[int, float, str | None]]) -> list[dict[str, A
 
 def play(examples: Sequence[str], calls: Mapping[str, Call], overloaded: Mapping[str, Call] | None = None) -> None:
     """Run a script's examples and calls one after the other, and the overloaded ones (default: the examples) at once."""
-    url, overloaded_url = sys.argv[1:]
+    [url] = sys.argv[1:]
     sys.stdout = sys.stderr
     of_guide = {name: example(name) for name in examples}
     at_once = of_guide if overloaded is None else overloaded
@@ -68,7 +68,7 @@ def play(examples: Sequence[str], calls: Mapping[str, Call], overloaded: Mapping
         logging.getLogger(logger).setLevel(level)  # some of the packages raise it when they are imported
     for name, call in (of_guide | dict(calls)).items():
         _run(name, call, url)
-    threads = [threading.Thread(target=_run, args=(f"{name}, overloaded", at_once[name], overloaded_url)) for name in at_once]
+    threads = [threading.Thread(target=_run, args=(f"{name}, overloaded", at_once[name], url)) for name in at_once]
     _tell("ready", overloaded=[f"{name}, overloaded" for name in at_once])
     sys.stdin.readline()
     for thread in threads:

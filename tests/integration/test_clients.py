@@ -1,4 +1,4 @@
-"""Every client that people use, its real package, against running servers.
+"""Every client that people use, its real package, against a running server.
 
 tests/clients holds the calls, docs/clients.md the examples, which are run as they stand.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,11 @@ ENVIRONMENTS = {
     "langchain_cohere": "older",
     "llama_index_cohere": "older",
 }
-QUEUE_PAIRS = 32
-# Of the server whose Scorer stands still: nothing known, so that each call needs it, and longer time-outs than that takes.
-SMALL = {
-    "RERANKER_MAX_QUEUE_PAIRS": QUEUE_PAIRS,
-    "ENABLE_PREDICTION_CACHE": "false",
+QUEUE_PAIRS = 64
+SETTINGS = {
+    "RERANKER_MAX_QUEUE_PAIRS": QUEUE_PAIRS,  # room for all scripts at once, and soon filled
+    "ENABLE_PREDICTION_CACHE": "false",  # so that each call needs a place in the queue
+    # Longer than the Scorer stands still here on the busiest machine.
     "RERANKER_SCORER_SILENCE_SECONDS": 300,
     "RERANKER_REQUEST_TIMEOUT": 300,
 }
@@ -48,6 +48,7 @@ BEST = "A reranker sorts documents by relevance to a query."
 BLANK = "query is blank: give the text to rank the documents for"
 TOO_LONG = "document 1 does not fit the model's window"
 FULL = "too many documents wait to be scored"
+RANKING = [("/rerank", "documents"), ("/rerank", "texts"), ("/v1/rerank", "documents"), ("/v2/rerank", "documents")]
 
 
 @contextmanager
@@ -68,23 +69,13 @@ def occupied(server: Server) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def servers(builtin_tag: str) -> Iterator[list[Server]]:
-    """Start a server, and one whose queue is small and whose Scorer may stand still for a while."""
+def server(builtin_tag: str) -> Iterator[Server]:
+    """Start a server whose queue is small."""
     assert builtin_tag
     for environment in ENVIRONMENTS.values():
         python_of(environment)
-    home = Path(os.environ["BENTOML_HOME"])
-    with ExitStack() as stack:
-        both = [Server(home), Server(home, **SMALL)]
-        for server in both:
-            stack.callback(server.stop)
-        yield [server.wait_ready() for server in both]
-
-
-@pytest.fixture(scope="module")
-def server(servers: list[Server]) -> Server:
-    """Return the one with room."""
-    return servers[0]
+    with Server(Path(os.environ["BENTOML_HOME"]), **SETTINGS) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -94,16 +85,13 @@ def right(server: Server) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def scripts(
-    servers: list[Server], right: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ClientScripts]:
+def scripts(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClientScripts]:
     """Run all scripts at once; then each alone into a full queue that has room again once its calls were refused."""
-    assert right  # before the scripts, so that they find it in the cache
-    running = ClientScripts(ENVIRONMENTS, [server.url for server in servers], tmp_path_factory.mktemp("clients"))
+    running = ClientScripts(ENVIRONMENTS, server.url, tmp_path_factory.mktemp("clients"))
     try:
         running.wait(lambda: all(script.ready or script.ended for script in running.of.values()))
         for script in running.of.values():
-            with occupied(servers[1]):
+            with occupied(server):
                 script.go()
                 running.wait(lambda script=script: script.refused_once or script.ended)
             running.wait(lambda script=script: script.ended)
@@ -249,15 +237,12 @@ def test_infinity_s_client_tells_a_full_queue_by_none(scripts: ClientScripts) ->
     assert scripts.of["infinity"].call("rank, overloaded")["answer"] == {"none": True, "status": 429}
 
 
-def test_a_full_queue_says_when_to_come_back(servers: list[Server]) -> None:
+def test_a_full_queue_says_when_to_come_back(server: Server) -> None:
     """Retry-After is a whole number of seconds of at least one: cohere, voyageai and LiteLLM's router know no other."""
-    with occupied(servers[1]):
-        answers = [servers[1].post(path, query="q", **{name: ["d"]}) for path, name in RANKING]
+    with occupied(server):
+        answers = [server.post(path, query="q", **{name: ["d"]}) for path, name in RANKING]
     assert [answer.status_code for answer in answers] == [429] * len(RANKING)
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers)
-
-
-RANKING = [("/rerank", "documents"), ("/rerank", "texts"), ("/v1/rerank", "documents"), ("/v2/rerank", "documents")]
 
 
 def test_clients_that_read_more_than_results_find_it(scripts: ClientScripts, server: Server) -> None:
