@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from bento_service import __version__
-from bento_service.admission import MAX_CALL_PAIRS
 from bento_service.model_info import ModelInfo
 from bento_service.scorer_link import ScorerLink
 from bento_service.settings import Settings
@@ -33,12 +32,10 @@ class Catalog:
         return {
             "model_id": self._info.source,
             "model_sha": self._info.revision,
-            "model_dtype": status.dtype if status else None,
+            "model_dtype": status.dtype if status else self._info.dtype,
             "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
-            "max_concurrent_requests": self._settings.max_queue_pairs,
             "max_input_length": self._info.length_in_use(self._settings.max_length),
             "max_batch_tokens": self._settings.max_batch_tokens,
-            "max_batch_requests": MAX_CALL_PAIRS,
             "max_client_batch_size": self._settings.max_documents,
             "auto_truncate": True,
             "tokenization_workers": self._settings.tokenizer_workers,

@@ -30,9 +30,7 @@ from bento_service.metrics import EntryMetrics
 logger = logging.getLogger("bentoml.reranker")
 T = TypeVar("T")
 
-RERANK_ROUTES = frozenset({"/rerank", "/v1/rerank", "/v2/rerank"})
-SCORE_ROUTES = frozenset({"/score", "/v1/score"})
-POST_ROUTES = RERANK_ROUTES | SCORE_ROUTES
+POST_ROUTES = frozenset({"/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score"})
 GET_ROUTES = frozenset(
     {"/", "/health", "/info", "/models", "/v1/models"}
     | {"/livez", "/readyz", "/healthz", "/metrics", "/docs.json", "/schema.json"}
@@ -79,6 +77,12 @@ def error_response(error: RequestError, dialect: Dialect = NATIVE) -> Response:
     retry = error.retry_after_seconds
     headers = {"Retry-After": str(max(1, retry))} if retry is not None else {}
     return json_response(body, status=status, headers={**error.headers, **headers})
+
+
+def unexpected(error: Exception, route: str) -> RequestError:
+    """Log an error that nobody expected, and build what is told of it: its words may be the caller's, so the log has its place alone."""
+    logger.error("a request to %s failed unexpectedly: %s at %s", route, type(error).__name__, _place_of(error))
+    return RequestError("the server failed on this request; its log says where")
 
 
 class Edge:
@@ -135,13 +139,10 @@ class Edge:
             app = error_response(refusal) if refusal else self._app
             await app(scope, ending_receive, counted_send)
         except Exception as error:
-            # Its words may be the caller's, so the log has only its kind and place.
-            logger.error("a request to %s failed unexpectedly: %s at %s", route, type(error).__name__, _place_of(error))  # noqa: TRY400
+            failure = unexpected(error, route)
             if begun:
                 raise
-            await error_response(RequestError("the server failed on this request; its log says where"))(
-                scope, receive, counted_send
-            )
+            await error_response(failure)(scope, receive, counted_send)
         finally:
             seconds = time.perf_counter() - start
             self._metrics.requests.labels(route, str(status)).inc()

@@ -20,7 +20,7 @@ from bento_service.dialects.dialect import Dialect, Limits
 from bento_service.dialects.objects import COHERE_V2, NATIVE, V1
 from bento_service.dialects.score import SCORE
 from bento_service.dialects.texts import TEI
-from bento_service.edge import OWNER, client_gone_response, error_response, json_response, unless_gone
+from bento_service.edge import OWNER, client_gone_response, error_response, json_response, unexpected, unless_gone
 from bento_service.errors import RequestError
 from bento_service.health import Health
 from bento_service.intake import ClientGone, Intake
@@ -40,7 +40,7 @@ EXPOSED_HEADERS = ("retry-after", "x-cache-hits", "x-cache-misses", "x-cache-sha
 
 def native_or_tei(fields: dict[str, Any]) -> Dialect:
     """Choose the dialect of a body on /rerank: `texts` alone is TEI's."""
-    return TEI if "texts" in fields and "documents" not in fields else NATIVE
+    return TEI if fields.get("texts") is not None and fields.get("documents") is None else NATIVE
 
 
 class Routes:
@@ -90,6 +90,8 @@ class Routes:
         except RequestError as error:
             self._metrics.rejections.labels(error.code).inc()
             return error_response(error, dialect)
+        except Exception as error:  # noqa: BLE001  whatever it was, the client is told in its own words
+            return error_response(unexpected(error, request.url.path), dialect)
 
     async def answer(self, fields: dict[str, Any], start: float) -> Any:
         """Answer the fields of a request to /rerank; start: on time.perf_counter(). Raises RequestError."""

@@ -27,14 +27,18 @@ Flag = Annotated[bool, Strict(), BeforeValidator(_lenient_bool), WithJsonSchema(
 
 
 def validated(model: type[M], fields: dict[str, Any]) -> M:
-    """Check fields against a model; InvalidRequest names the first one at fault, without its value."""
+    """Check fields against a model; InvalidRequest names the first one at fault, without its value.
+
+    A null is as good as nothing: clients send it for what they leave out, also beside another name of the same field.
+    """
     try:
-        return model.model_validate(fields)
+        return model.model_validate({name: value for name, value in fields.items() if value is not None})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         name = str(first["loc"][0])
+        place = f"{name}[{first['loc'][1]}]" if isinstance(first["loc"][-1], int) else name
         message = first["msg"].removeprefix("Value error, ")
-        raise InvalidRequest(message if name in message else f"{name}: {message}", param=name) from None
+        raise InvalidRequest(message if name in message else f"{place}: {message}", param=name) from None
 
 
 def require_documents(documents: Any, name: str, limits: Limits) -> None:
@@ -51,13 +55,18 @@ def require_documents(documents: Any, name: str, limits: Limits) -> None:
         )
 
 
-def require_lengths(query: str, texts: Sequence[str], name: str, limits: Limits, query_name: str = "query") -> None:
-    """Refuse texts that are longer than any model reads."""
+def require_query_length(query: str, name: str, limits: Limits) -> None:
+    """Refuse a query that is longer than any model reads."""
     most = limits.document_characters
     if len(query) > most:
         raise InvalidRequest(
-            f"{query_name} has {len(query)} characters: this server takes at most {most}", code="query_too_long", param=query_name
+            f"{name} has {len(query)} characters: this server takes at most {most}", code="query_too_long", param=name
         )
+
+
+def require_lengths(texts: Sequence[str], name: str, limits: Limits) -> None:
+    """Refuse documents that are longer than any model reads."""
+    most = limits.document_characters
     for index, text in enumerate(texts):
         if len(text) > most:
             raise InvalidRequest(

@@ -24,6 +24,7 @@ from bento_service.dialects.fields import (
     not_blank,
     require_documents,
     require_lengths,
+    require_query_length,
     validated,
 )
 from bento_service.dialects.request_shapes import DOCUMENT, QUERY, TEXT_KEYS_TOLD, many
@@ -63,7 +64,9 @@ class ObjectRequest(BaseModel):
     )
     model: Text | None = Field(None, description="Any name; it is echoed (RERANKER_STRICT_MODEL=true refuses other names).")
     max_tokens_per_doc: Whole | None = Field(
-        None, ge=1, description="Tokens of a document that are read; more than the model's window has room for means the window."
+        None,
+        ge=1,
+        description="Tokens of a document that are read (with `chunk`: in each window); more than the window has room for means the window.",
     )
     raw_scores: Flag | None = Field(None, description="Logits (cross-encoder) or cosines (bi-encoder) instead of scores.")
     truncation: Flag | None = Field(
@@ -76,10 +79,10 @@ class ObjectRequest(BaseModel):
         description="What happens to documents beyond the window: `truncate` (default), or `chunk`: they are scored in overlapping "
         "windows, the best of which counts and is named in `document_span`.",
     )
-    max_chunks_per_doc: Whole | None = Field(
+    max_chunks_per_doc: Annotated[Whole | None, Field(ge=1), WithJsonSchema({})] = Field(
         None,
-        ge=1,
-        description="With `chunk`: windows of a document that are scored, from its beginning. Default and most: RERANKER_MAX_CHUNKS.",
+        description="With `chunk`: windows of a document that are scored, from its beginning, an integer of at least 1. Default and most: "
+        "RERANKER_MAX_CHUNKS. Without `chunk` it is ignored, whatever it is.",
     )
     score_threshold: float | None = Field(
         None,
@@ -96,6 +99,11 @@ class ObjectRequest(BaseModel):
     @classmethod
     def _not_blank(cls, value: str) -> str:
         return not_blank(value)
+
+    @field_validator("max_chunks_per_doc", mode="before")
+    @classmethod
+    def _only_with_chunk(cls, value: Any, info: ValidationInfo) -> Any:
+        return value if info.data.get("long_documents") == "chunk" else None
 
     @field_validator("documents", mode="before")
     @classmethod
@@ -121,7 +129,8 @@ class ObjectDialect:
         """See Dialect."""
         require_documents(fields.get("documents"), "documents", limits)
         request = validated(ObjectRequest, fields)
-        require_lengths(request.query, [document.text for document in request.documents], "documents", limits)
+        require_query_length(request.query, "query", limits)
+        require_lengths([document.text for document in request.documents], "documents", limits)
         chunk = request.long_documents == "chunk"
         return [
             RerankQuery(

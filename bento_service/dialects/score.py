@@ -10,11 +10,22 @@ from typing import Annotated, Any
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 
 from bento_service.dialects.dialect import Limits
-from bento_service.dialects.fields import Flag, Text, documents, not_blank, require_documents, require_lengths, validated
+from bento_service.dialects.fields import (
+    Flag,
+    Text,
+    documents,
+    not_blank,
+    require_documents,
+    require_lengths,
+    require_query_length,
+    validated,
+)
 from bento_service.dialects.objects import NATIVE
 from bento_service.dialects.request_shapes import DOCUMENT, QUERY, one_or_many
 from bento_service.errors import InvalidRequest, RequestError
 from bento_service.schemas import Document, RerankQuery, RerankResult
+
+_NAMES = (("queries", "text_1"), ("documents", "text_2"))
 
 
 class ScoreRequest(BaseModel):
@@ -23,16 +34,16 @@ class ScoreRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     queries: Annotated[list[Text], WithJsonSchema(one_or_many(QUERY))] = Field(
-        validation_alias=AliasChoices("queries", "text_1"),
+        validation_alias=AliasChoices(*_NAMES[0]),
         description="One text, or as many as there are documents. Also read as `text_1`.",
     )
     documents: Annotated[list[Any], WithJsonSchema(one_or_many(DOCUMENT))] = Field(
-        validation_alias=AliasChoices("documents", "text_2"),
+        validation_alias=AliasChoices(*_NAMES[1]),
         description="One text or a list of them; objects are read as on /rerank. Also read as `text_2`.",
     )
     use_activation: Flag | None = Field(None, description="Default true. False: logits (cross-encoder) or cosines (bi-encoder).")
     model: Text | None = Field(None, description="Any name; it is echoed (RERANKER_STRICT_MODEL=true refuses other names).")
-    instruction: Text | None = Field(None, description="For models whose template has one.")
+    instruction: Text | None = Field(None, description="For models whose template has one; others ignore it.")
 
     @field_validator("queries", mode="before")
     @classmethod
@@ -57,20 +68,19 @@ class ScoreDialect:
 
     def read(self, fields: dict[str, Any], limits: Limits) -> list[RerankQuery]:
         """See Dialect: one query for each text among `queries`, each document's id is its place in the answer."""
-        for name in ("documents", "text_2"):
-            require_documents(fields.get(name), name, limits)
-        for name in ("queries", "text_1"):
+        names = [next((name for name in each if fields.get(name) is not None), each[0]) for each in _NAMES]
+        for name in names:
             require_documents(fields.get(name), name, limits)
         request = validated(ScoreRequest, fields)
         count = len(request.documents)
         if len(request.queries) not in (1, count):
             raise InvalidRequest(
                 f"{len(request.queries)} queries and {count} documents make no pairs: give one query, or one for each document",
-                param="queries",
+                param=names[0],
             )
         for query in request.queries:
-            require_lengths(query, (), "documents", limits, "queries")
-        require_lengths("", [document.text for document in request.documents], "documents", limits)
+            require_query_length(query, names[0], limits)
+        require_lengths([document.text for document in request.documents], names[1], limits)
         pairs: dict[str, list[Document]] = {}
         for place, document in enumerate(request.documents):
             query = request.queries[place if len(request.queries) > 1 else 0]

@@ -8,7 +8,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
 
 from bento_service.dialects.dialect import Limits
-from bento_service.dialects.fields import Flag, Text, Whole, not_blank, require_documents, require_lengths, validated
+from bento_service.dialects.fields import (
+    Flag,
+    Text,
+    Whole,
+    not_blank,
+    require_documents,
+    require_lengths,
+    require_query_length,
+    validated,
+)
 from bento_service.dialects.request_shapes import QUERY, TEXT, many
 from bento_service.errors import InvalidRequest, RequestError
 from bento_service.schemas import Document, RerankQuery, RerankResult
@@ -61,7 +70,8 @@ class TextsDialect:
         """See Dialect."""
         require_documents(fields.get("texts"), "texts", limits)
         request = validated(TextsRequest, fields)
-        require_lengths(request.query, request.texts, "texts", limits)
+        require_query_length(request.query, "query", limits)
+        require_lengths(request.texts, "texts", limits)
         return [
             RerankQuery(
                 query=request.query,
