@@ -25,7 +25,8 @@ _SCORE_EXAMPLE: dict[str, Any] = {"queries": _EXAMPLE["query"], "documents": _EX
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait, a whole number of at least 1.", "schema": {"type": "integer"}}}
 _RETRIED = ("429", "503")
 _UNREAD_STATUSES = (401, 408, 413, 415)
-_FINER_CODES = ("invalid_json", "documents_empty", "documents_too_many", "document_too_large")
+_UNREAD_CODES = ("invalid_json", "too_many_values", "invalid_encoding")
+_FINER_CODES = (*_UNREAD_CODES, "documents_empty", "documents_too_many", "document_too_large")
 _CACHE_CONTROL = {
     "name": "Cache-Control",
     "in": "header",
@@ -139,7 +140,7 @@ def _failures(dialects: Sequence[Dialect]) -> dict[str, Any]:
     for error in _tree(RequestError):
         for code in (error.code, *(_FINER_CODES if error is InvalidRequest else ())):
             # What fails before a body is understood is told in the words that most clients read.
-            unread = error is RequestError or error.status in _UNREAD_STATUSES or code == "invalid_json"
+            unread = error.status in _UNREAD_STATUSES or code in _UNREAD_CODES
             for dialect in [NATIVE] if unread else dialects:
                 status, body = dialect.error(error("", code=code))
                 codes.setdefault(str(status), set()).add(code)

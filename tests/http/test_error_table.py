@@ -190,13 +190,13 @@ ROWS = [
         "a document of another type",
         *(400, "invalid_request", "documents: document 1 is neither a string nor an object", "{documents}"),
         documents=["one", 5],
-        other_messages={"tei": "texts: Input should be a valid string"},
+        other_messages={"tei": "texts[1]: Input should be a valid string"},
     ),
     Row(
         "a document without text",
         *(400, "invalid_request", f"documents: document 1 has no text: {NO_TEXT}", "{documents}"),
         documents=["one", {SECRET: SECRET}],
-        other_messages={"tei": "texts: Input should be a valid string"},
+        other_messages={"tei": "texts[1]: Input should be a valid string"},
     ),
     Row(
         "no documents",
@@ -250,7 +250,7 @@ ROWS = [
     ),
     Row(
         "a body over the limit",
-        *(413, "body_too_large", "the body is over the limit of 16777216 bytes: send fewer or shorter documents"),
+        *(413, "body_too_large", "the body is over the limit of 8388608 bytes: send fewer or shorter documents"),
         tei=None,
         documents=[SECRET + "x" * 16_777_216],
     ),

@@ -83,7 +83,7 @@ def test_model_and_instruction_go_with_every_query() -> None:
         ({"queries": "q", "documents": []}, "documents_empty", "documents"),
         ({"text_1": [], "text_2": ["a"]}, "documents_empty", "text_1"),
         ({"text_1": "q", "text_2": []}, "documents_empty", "text_2"),
-        ({"queries": ["q"] * 6, "documents": ["a"] * 6}, "documents_too_many", "documents"),
+        ({"queries": ["q"] * 6, "documents": ["a"] * 6}, "documents_too_many", "queries"),
         ({"queries": ["q"] * 6, "documents": ["a"]}, "documents_too_many", "queries"),
         ({"queries": ["p", "q"], "documents": [PRIVATE]}, "invalid_request", "queries"),
         ({"queries": ["p", "q"], "documents": ["a", "b", PRIVATE]}, "invalid_request", "queries"),

@@ -252,10 +252,19 @@ def test_long_documents_are_cut_into_windows_only_when_asked(fields: dict[str, A
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "3"])
 def test_max_chunks_per_doc_must_be_at_least_one(value: Any) -> None:
-    """A document without windows is none."""
+    """A document without windows is none; where no windows are asked for, what clients send is ignored."""
     with pytest.raises(InvalidRequest) as caught:
-        _read(max_chunks_per_doc=value)
+        _read(max_chunks_per_doc=value, long_documents="chunk")
     assert caught.value.param == "max_chunks_per_doc"
+    for way in ({}, {"long_documents": "truncate"}, {"long_documents": None}):
+        assert _read(max_chunks_per_doc=value, **way).max_chunks is None
+
+
+def test_a_null_does_not_hide_another_name() -> None:
+    """Typed clients send null for what they leave out."""
+    assert _read(top_n=None, top_k=3).top_n == 3
+    assert _read(top_n=None, top_k=None, rank_count=2).top_n == 2
+    assert _read(truncation=None, truncate=False).truncation is False
 
 
 def test_the_first_of_several_names_counts() -> None:
