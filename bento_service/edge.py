@@ -10,9 +10,7 @@ import contextlib
 import ipaddress
 import logging
 import time
-import traceback
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import TypeVar
 
 from starlette.datastructures import MutableHeaders
@@ -23,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bento_service.access import ApiKeys
 from bento_service.dialects.dialect import Dialect, to_bytes
 from bento_service.dialects.objects import NATIVE
-from bento_service.errors import RequestError, Unauthorized, UnsupportedMedia
+from bento_service.errors import RequestError, Unauthorized, UnsupportedMedia, place_of
 from bento_service.intake import ClientGone
 from bento_service.metrics import EntryMetrics
 
@@ -81,7 +79,7 @@ def error_response(error: RequestError, dialect: Dialect = NATIVE) -> Response:
 
 def unexpected(error: Exception, route: str) -> RequestError:
     """Log an error that nobody expected, and build what is told of it: its words may be the caller's, so the log has its place alone."""
-    logger.error("a request to %s failed unexpectedly: %s at %s", route, type(error).__name__, _place_of(error))
+    logger.error("a request to %s failed unexpectedly: %s at %s", route, type(error).__name__, place_of(error))
     return RequestError("the server failed on this request; its log says where")
 
 
@@ -170,11 +168,6 @@ def _address_of(scope: Scope) -> str:
         return str(ipaddress.ip_address(host.partition("%")[0]))
     except ValueError:
         return "-"
-
-
-def _place_of(error: Exception) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    return " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))
 
 
 def _is_endless(scope: Scope) -> bool:

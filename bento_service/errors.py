@@ -26,7 +26,9 @@ Messages never hold document text, keys, paths or stack traces.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 
@@ -180,3 +182,9 @@ class DeadlinePassed(RequestError):
     status = 504
     code = "deadline_passed"
     kind = "timeout_error"
+
+
+def place_of(error: BaseException) -> str:
+    """Tell where an error came from, innermost first: for a log that must not hold its words, which may be a caller's text."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import psutil
 
-from bento_service.errors import ScorerDown, ScorerFailed
+from bento_service.errors import ScorerDown, ScorerFailed, place_of
 from bento_service.pairs import PairScore
 
 logger = logging.getLogger("bentoml.reranker")
@@ -137,7 +137,7 @@ class ScorerLink:
                     self._go_down("its process ended")
                 continue
             except Exception as error:
-                logger.exception("a call to the Scorer failed")
+                logger.error("a call to the Scorer failed: %s at %s", type(error).__name__, place_of(error))  # noqa: TRY400
                 raise ScorerFailed("the model could not score this request; the server's log says why") from error
             finally:
                 self._calls.discard(call)

@@ -116,7 +116,7 @@ def test_every_code_stands_under_its_status() -> None:
     for code in ("invalid_json", "invalid_request", "documents_empty", "documents_too_many", "document_too_large"):
         assert code in described["400"].split(", ")
     assert "invalid_json" not in described["422"]
-    assert described["424"] == "scoring_failed"
+    assert described["424"] == "internal_error, scoring_failed"
 
 
 @pytest.mark.parametrize(("schema", "dialect"), [("RerankRequest", NATIVE), ("TextsRequest", TEI), ("ScoreRequest", SCORE)])
