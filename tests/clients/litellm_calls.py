@@ -7,7 +7,7 @@ from typing import Any
 
 import litellm
 
-from scenario import Call, Example, play, ranked
+from scenario import Call, Example, example, play, ranked
 
 
 def _told(answer: litellm.RerankResponse) -> list[dict[str, Any]]:
@@ -35,9 +35,10 @@ def _bad(model: str, query: str, documents: list[str]) -> Call:
 
 
 _VLLM, _TEI = "litellm hosted_vllm", "litellm huggingface"
+_EXAMPLES = [_VLLM, _TEI, "litellm.Router"]
 _LONG = ["short", "long " * 2000]
 play(
-    [_VLLM, _TEI, "litellm.Router"],
+    _EXAMPLES,
     {
         "vllm": _rank(_VLLM),
         "vllm, objects": _objects,
@@ -50,4 +51,6 @@ play(
             litellm.rerank("hosted_vllm/any", "capital of Italy", _LONG, api_base=url, return_documents=True)
         ),
     },
+    overloaded={name: example(name) for name in _EXAMPLES}
+    | {"num_retries": lambda url: litellm.rerank("hosted_vllm/any", "q", ["Rome"], api_base=url, num_retries=2)},
 )
