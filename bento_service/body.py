@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import json
 import re
 from typing import Any
 
 from bento_service.errors import InvalidRequest
+from bento_service.turns import Turns
 
 # Any escaped surrogate: only such a body can hold a lone one, so only such a body is searched.
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _NONCHARACTER = "\ufdd0"  # stands in for question marks; Unicode keeps it free for such uses
 _MAX_DIGITS = 400  # more than any float has; Python takes time in the square of them
-# A value takes up to 0.7 µs to parse, whatever its size: the least that is allowed holds the others up for 40 ms at most.
-_LEAST_VALUES, _VALUES_PER_DOCUMENT = 120_000, 20
+# A value takes up to 0.7 µs to parse, whatever its size: the least that is allowed holds the others up for 15 ms at most.
+_LEAST_VALUES, _VALUES_PER_DOCUMENT = 40_000, 20
 _BYTES_PER_VALUE = 2  # at least: `1,`
-_PIECE_BYTES = 64 * 1024
+_BEGINNINGS = (b",", b":", b"[", b"{")  # of values, outside of texts
+_PIECE_BYTES, _PAUSE_SECONDS = 64 * 1024, 0.001  # a piece takes a fifth of the pause behind it
 
 
-async def parse(body: bytes, max_documents: int) -> dict[str, Any]:
-    """Read a JSON object as parse_json does, after a look at how many values a big one holds, with pauses for others."""
+async def parse(body: bytes, max_documents: int, turns: Turns) -> dict[str, Any]:
+    """Read a JSON object as parse_json does, a big one in its turn and after a look at how many values it holds.
+
+    Raises InvalidRequest or BodiesFull.
+    """
     most = max(_LEAST_VALUES, _VALUES_PER_DOCUMENT * max_documents)
     if len(body) > _BYTES_PER_VALUE * most:
         await _refuse_too_many_values(body, most)
-    return parse_json(body)
+    async with turns.turn(len(body)):
+        return parse_json(body)
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
@@ -34,7 +41,7 @@ def parse_json(body: bytes) -> dict[str, Any]:
     """
     try:
         # Decoded here, because json would let surrogates pass that are no UTF-8.
-        value = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant, parse_int=_short_integer)
+        value = json.loads(body.removeprefix(codecs.BOM_UTF8).decode(), parse_constant=_refuse_constant, parse_int=_short_integer)
         if _SURROGATE.search(body):
             value = _mend_surrogates(value)
     except RecursionError:
@@ -62,14 +69,15 @@ async def _refuse_too_many_values(body: bytes, most: int) -> None:
         held = piece[len(piece) - odd :]
         parts = piece[: len(piece) - odd].replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
         outside = b"".join(parts[inside::2])
-        count += sum(map(outside.count, (b",", b":", b"[", b"{")))
+        count += sum(map(outside.count, _BEGINNINGS))
         inside ^= len(parts) % 2 == 0
         if count > most:
             raise InvalidRequest(
                 f"the body holds more than {most} values: send fewer documents at once, or less beside their texts",
-                code="too_many_values",
+                code="documents_too_many",
+                param="documents",
             )
-        await asyncio.sleep(0)
+        await asyncio.sleep(_PAUSE_SECONDS)
 
 
 class _NotJsonError(ValueError):

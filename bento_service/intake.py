@@ -12,10 +12,11 @@ from typing import Self
 
 from starlette.requests import ClientDisconnect, Request
 
-from bento_service.errors import BodiesFull, BodyTimeout, BodyTooLarge, InvalidRequest, UnsupportedMedia
+from bento_service.errors import BodyTimeout, BodyTooLarge, InvalidRequest, UnsupportedMedia
+from bento_service.turns import Turns, bodies_full
 
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
-_RETRY_SECONDS = 1
+_MOST_EXPANSION = 1032  # gzip's
 _LENGTH_DIGITS = 15
 
 
@@ -27,10 +28,11 @@ class Intake:
     """Reads the bodies of one process.
 
     max_bytes: of one body, as sent and as unpacked · max_memory_bytes: of all bodies together, from their first byte until
-    their requests are answered · timeout_seconds: from a body's first byte to its last.
+    their requests are answered · timeout_seconds: from a body's first byte to its last · turns: in which big bodies are unpacked.
     """
 
-    def __init__(self, *, max_bytes: int, max_memory_bytes: int, timeout_seconds: float) -> None:
+    def __init__(self, *, max_bytes: int, max_memory_bytes: int, timeout_seconds: float, turns: Turns) -> None:
+        self._turns = turns
         self._max_bytes = max_bytes
         self._max_memory_bytes = max(max_bytes, max_memory_bytes)
         self._timeout_seconds = timeout_seconds
@@ -54,7 +56,8 @@ class Intake:
         body = await self._receive(place, request)
         if unpack:
             # In a thread: zlib lets the others run meanwhile, and a few kilobytes may expand to all that is allowed.
-            body = await asyncio.to_thread(_unpack, body, self._max_bytes)
+            async with self._turns.turn(min(self._max_bytes, _MOST_EXPANSION * len(body))):
+                body = await asyncio.to_thread(_unpack, body, self._max_bytes)
             if len(body) > self._max_bytes:
                 raise self._too_large()
             self._grow(place, len(body) - place.size_bytes)
@@ -128,14 +131,6 @@ class Place:
         self.pushed_out = True
         if self.limit and not self.limit.expired():
             self.limit.reschedule(asyncio.get_running_loop().time())
-
-
-def bodies_full() -> BodiesFull:
-    """Build the error of a body for which there is no memory."""
-    return BodiesFull(
-        "too many large requests at once: try again after Retry-After seconds, or send smaller ones",
-        retry_after_seconds=_RETRY_SECONDS,
-    )
 
 
 def _is_gzip(request: Request) -> bool:

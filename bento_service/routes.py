@@ -30,6 +30,7 @@ from bento_service.pipeline import Pipeline
 from bento_service.quota import Quota
 from bento_service.schemas import CacheUse, RerankQuery, RerankResult, cache_use
 from bento_service.settings import Settings
+from bento_service.turns import Turns
 
 # Of one request to /score: as many pairs as a Scorer takes in one call.
 _QUERIES_AT_ONCE = 32
@@ -58,10 +59,13 @@ class Routes:
     ) -> None:
         self._pipeline = pipeline
         self._quota = quota
+        seconds = min(settings.body_timeout_seconds, settings.request_timeout_seconds)
+        self._turns = Turns(seconds)
         self._intake = Intake(
             max_bytes=settings.max_body_bytes,
             max_memory_bytes=settings.body_memory_bytes_per_worker,
-            timeout_seconds=min(settings.body_timeout_seconds, settings.request_timeout_seconds),
+            timeout_seconds=seconds,
+            turns=self._turns,
         )
         self._health = health
         self._metrics = entry_metrics
@@ -79,7 +83,9 @@ class Routes:
         dialect: Dialect = NATIVE  # what cannot be read is answered in the words that most clients read
         try:
             with self._intake.place() as place:
-                fields = await parse(await place.read(request), self._settings.max_documents)
+                body = await place.read(request)
+                fields = await parse(body, self._settings.max_documents, self._turns)
+                del body  # it may wait long for its scores
                 dialect = choose(fields)
                 use = cache_use(request.headers.get("cache-control", ""))
                 owner = request.scope.get(OWNER)

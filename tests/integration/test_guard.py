@@ -376,6 +376,7 @@ def test_nothing_of_a_caller_is_in_the_log_or_in_an_error(server: Guarded) -> No
     server.raw(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\nupgrade: planted\r\n\r\n")
     assert {200, 400, 401, 404, 405, 413, 415, 422} <= statuses
     assert "POST /rerank 400 " in server.log
+    assert "no API keys" not in server.log
     assert MARKER not in server.log.lower()
     assert MARKER not in metrics.lower()
     assert str(server.key_file) not in server.log

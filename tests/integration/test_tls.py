@@ -32,7 +32,7 @@ class TlsServer(Server):
 
 
 def test_bentoml_s_options_serve_tls(builtin_tag: str, tmp_path: Path) -> None:
-    """The Scorer is still reached, and nobody is answered in plain text."""
+    """The Scorer is still reached, and nobody is answered in plain text; that there are no keys is said once."""
     assert builtin_tag
     question: dict[str, Any] = {"query": "capital of France", "documents": ["Rome", "Paris is the capital of France"]}
     with TlsServer(Path(os.environ["BENTOML_HOME"]), tmp_path) as server:
@@ -43,3 +43,4 @@ def test_bentoml_s_options_serve_tls(builtin_tag: str, tmp_path: Path) -> None:
         except httpx.TransportError:
             plain = None
         assert plain != 200
+        assert server.log.count("no API keys are set") == 1

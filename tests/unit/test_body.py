@@ -11,6 +11,7 @@ from caller_parts import played
 from bento_service import body as room
 from bento_service.body import parse, parse_json
 from bento_service.errors import InvalidRequest
+from bento_service.turns import Turns
 
 MEGABYTE = 1_000_000
 MANY = {
@@ -18,16 +19,16 @@ MANY = {
     "objects": b'{"a":[' + b"{}," * MEGABYTE + b"1]}",
     "numbers": b'{"a":[' + b"1," * MEGABYTE + b"1]}",
     "texts": b'{"a":[' + b'"",' * MEGABYTE + b'""]}',
-    "fields": json.dumps({str(number): 1 for number in range(120_000)}).encode(),
+    "fields": json.dumps({str(number): 1 for number in range(40_000)}).encode(),
     "nested": b"[" * 8 * MEGABYTE,
-    "behind a text of quotes": json.dumps({"a": '\\"\\\\"' * 50_000, "b": [[]] * 120_000}).encode(),
+    "behind a text of quotes": json.dumps({"a": '\\"\\\\"' * 50_000, "b": [[]] * 40_000}).encode(),
 }
 FEW = {
     "commas in texts": json.dumps({"a": ["1,2,[3],{4:5}," * 600] * 900}).encode(),
     "quotes and backslashes": json.dumps({"a": ['\\",\\\\",[:{' * 600] * 900}).encode(),
     "one text": json.dumps({"a": ",:[{" * MEGABYTE}).encode(),
     "backslashes alone": json.dumps({"a": "\\" * MEGABYTE, "b": ",,,," * MEGABYTE}).encode(),
-    "nearly too many": json.dumps({"a": [1] * 119_990}).encode(),
+    "nearly too many": json.dumps({"a": [1] * 39_990}).encode(),
 }
 
 
@@ -36,15 +37,15 @@ FEW = {
 async def test_more_values_than_any_request_needs_are_refused_before_they_are_parsed(body: bytes) -> None:
     """They would take up to a third of a microsecond each, whatever the body's size."""
     with pytest.raises(InvalidRequest) as failure:
-        await parse(body, 1000)
-    assert failure.value.code == "too_many_values"
+        await parse(body, 1000, Turns(5))
+    assert failure.value.code == "documents_too_many"
 
 
 @pytest.mark.parametrize("body", FEW.values(), ids=FEW.keys())
 @played
 async def test_what_stands_in_texts_does_not_count(body: bytes) -> None:
     """Tables and code are documents, too."""
-    assert await parse(body, 1000) == json.loads(body)
+    assert await parse(body, 1000, Turns(5)) == json.loads(body)
 
 
 @pytest.mark.parametrize("piece_bytes", [1, 2, 3, 7, 64])
@@ -62,19 +63,19 @@ async def test_values_are_counted_alike_wherever_pieces_are_cut(monkeypatch: pyt
 @played
 async def test_a_server_that_takes_more_documents_takes_more_values() -> None:
     """Twenty for each document, beside the least."""
-    body = json.dumps({"a": [1] * 200_000}).encode()
+    body = json.dumps({"a": [1] * 70_000}).encode()
     with pytest.raises(InvalidRequest):
-        await parse(body, 6000)
-    assert await parse(body, 11_000) == json.loads(body)
+        await parse(body, 2500, Turns(5))
+    assert await parse(body, 4000, Turns(5)) == json.loads(body)
 
 
 @played
 async def test_a_small_body_is_parsed_at_once() -> None:
     """It cannot hold that many."""
-    body = b"[" + b"1," * 119_998 + b"1]"
-    assert len(body) < 240_000
+    body = b"[" + b"1," * 39_998 + b"1]"
+    assert len(body) < 80_000
     with pytest.raises(InvalidRequest, match="object"):
-        await parse(body, 1000)
+        await parse(body, 1000, Turns(5))
 
 
 @pytest.mark.parametrize(

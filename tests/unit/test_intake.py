@@ -13,11 +13,14 @@ from caller_parts import Caller, played
 
 from bento_service.errors import BodiesFull, BodyTimeout, BodyTooLarge, InvalidRequest, UnsupportedMedia
 from bento_service.intake import ClientGone, Intake
+from bento_service.turns import Turns
 
 
 def intake(max_bytes: int = 10, max_memory_bytes: int = 1_000_000, timeout_seconds: float = 5.0) -> Intake:
     """Make one with small limits."""
-    return Intake(max_bytes=max_bytes, max_memory_bytes=max_memory_bytes, timeout_seconds=timeout_seconds)
+    return Intake(
+        max_bytes=max_bytes, max_memory_bytes=max_memory_bytes, timeout_seconds=timeout_seconds, turns=Turns(timeout_seconds)
+    )
 
 
 async def read(caller: Caller, bodies: Intake) -> bytes:
