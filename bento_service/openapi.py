@@ -25,7 +25,7 @@ _SCORE_EXAMPLE: dict[str, Any] = {"queries": _EXAMPLE["query"], "documents": _EX
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait, a whole number of at least 1.", "schema": {"type": "integer"}}}
 _RETRIED = ("429", "503")
 _UNREAD_STATUSES = (401, 408, 413, 415)
-_UNREAD_CODES = ("invalid_json", "too_many_values", "invalid_encoding")
+_UNREAD_CODES = ("invalid_json", "invalid_encoding")
 _FINER_CODES = (*_UNREAD_CODES, "documents_empty", "documents_too_many", "document_too_large")
 _CACHE_CONTROL = {
     "name": "Cache-Control",
