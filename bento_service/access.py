@@ -38,6 +38,7 @@ class ApiKeys:
         self._clock = clock
         self._from_file: frozenset[bytes] = frozenset()
         self._state: _FileState = None
+        self._told = False
         self._looked_at: float | None = None
 
     @property
@@ -75,13 +76,16 @@ class ApiKeys:
     def _look(self, path: Path) -> None:
         """Read the file again if it has changed; what cannot be read changes nothing and is told once."""
         state = _state(path)
-        if state == self._state and (state is not None or self._from_file):
+        if state is not None and state == self._state:
             return
-        self._state = state
         try:
             self._from_file = _read(path)
         except SettingsError as error:
-            logger.error("%s; the keys known before stay in force", error)  # noqa: TRY400  one line is all there is to say
+            if not self._told:
+                logger.error("%s; the keys known before stay in force", error)  # noqa: TRY400  one line is all there is to say
+            self._told = True
+        else:
+            self._state, self._told = state, False  # what could not be read is read again, changed or not
 
 
 def _digests(keys: Iterable[str]) -> frozenset[bytes]:

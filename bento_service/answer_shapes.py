@@ -274,12 +274,10 @@ INFO = _record(
     {
         "model_id": _field("string", "Where the model came from."),
         "model_sha": _field("string", "Which revision of it."),
-        "model_dtype": _or_null("string", "The type it computes in; null before a model worker has answered."),
+        "model_dtype": _field("string", "The type it computes in."),
         "model_type": {"type": "object", "description": "That it is a reranker."},
-        "max_concurrent_requests": _field("integer", "Pairs that may wait or be under way."),
         "max_input_length": _field("integer", "Its window in use, tokens."),
         "max_batch_tokens": _or_null("integer", "Tokens of one forward pass, if set."),
-        "max_batch_requests": _field("integer", "Pairs in one call to a model worker."),
         "max_client_batch_size": _field("integer", "Documents in one request."),
         "auto_truncate": _field("boolean", "Always true."),
         "tokenization_workers": _field("integer", "Tokenising threads of one entry worker."),

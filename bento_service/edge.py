@@ -77,6 +77,11 @@ def error_response(error: RequestError, dialect: Dialect = NATIVE) -> Response:
     return json_response(body, status=status, headers={**error.headers, **headers})
 
 
+def route_of(path: str) -> str:
+    """Name the route of a path, for logs and metrics: a path itself may hold anything."""
+    return path if path in POST_ROUTES or path in GET_ROUTES else "other"
+
+
 def unexpected(error: Exception, route: str) -> RequestError:
     """Log an error that nobody expected, and build what is told of it: its words may be the caller's, so the log has its place alone."""
     logger.error("a request to %s failed unexpectedly: %s at %s", route, type(error).__name__, place_of(error))
@@ -110,7 +115,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         path = scope["path"]
-        route = path if path in POST_ROUTES or path in GET_ROUTES else "other"
+        route = route_of(path)
         start = time.perf_counter()
         status = _CLIENT_CLOSED_REQUEST
         begun = False
@@ -156,7 +161,7 @@ class Edge:
             scope[OWNER] = self._keys.owner(value for name, value in scope["headers"] if name in (b"authorization", b"x-api-key"))
             if scope[OWNER] is None and path not in self._open:
                 return Unauthorized("an API key is needed: send it as `Authorization: Bearer KEY` or as `X-API-Key: KEY`")
-        if scope["method"] == "POST" and path in POST_ROUTES and not _is_json(scope):
+        if scope["method"] == "POST" and not _is_json(scope):  # whatever the path: routers take some for others
             return UnsupportedMedia("only application/json is read: set the content-type header")
         return None
 

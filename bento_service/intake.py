@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
 from bento_service.errors import BodyTimeout, BodyTooLarge, InvalidRequest, UnsupportedMedia
-from bento_service.turns import Turns, bodies_full
+from bento_service.turns import BIG_BYTES, Effort, Turns, bodies_full
 
+T = TypeVar("T")
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
 _MOST_EXPANSION = 1032  # gzip's
 _LENGTH_DIGITS = 15
@@ -28,74 +30,89 @@ class Intake:
     """Reads the bodies of one process.
 
     max_bytes: of one body, as sent and as unpacked · max_memory_bytes: of all bodies together, from their first byte until
-    their requests are answered · timeout_seconds: from a body's first byte to its last · turns: in which big bodies are unpacked.
+    their requests are answered; small ones are taken in any case · timeout_seconds: from a body's first byte to its last.
     """
 
-    def __init__(self, *, max_bytes: int, max_memory_bytes: int, timeout_seconds: float, turns: Turns) -> None:
-        self._turns = turns
+    def __init__(self, *, max_bytes: int, max_memory_bytes: int, timeout_seconds: float) -> None:
         self._max_bytes = max_bytes
         self._max_memory_bytes = max(max_bytes, max_memory_bytes)
         self._timeout_seconds = timeout_seconds
         self._held_bytes = 0
-        self._reading: set[Place] = set()
+        self._reading: set[Share] = set()
 
     @property
     def held_bytes(self) -> int:
         """Bytes of all bodies whose requests are not answered yet."""
         return self._held_bytes
 
-    def place(self) -> Place:
-        """Make a place for one request's body; leaving it (`with`) gives its memory back."""
-        return Place(self)
+    def share(self) -> Share:
+        """Make a share for one request's body; leaving it (`with`) gives its memory back."""
+        return Share(self)
 
-    async def _read(self, place: Place, request: Request) -> bytes:
-        unpack = _is_gzip(request)
+    async def read(self, share: Share, request: Request) -> bytes:
+        """See Share.read."""
+        share.gzipped = _is_gzip(request)
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and (len(declared) > _LENGTH_DIGITS or int(declared) > self._max_bytes):
             raise self._too_large()
-        body = await self._receive(place, request)
-        if unpack:
-            # In a thread: zlib lets the others run meanwhile, and a few kilobytes may expand to all that is allowed.
-            async with self._turns.turn(min(self._max_bytes, _MOST_EXPANSION * len(body))):
-                body = await asyncio.to_thread(_unpack, body, self._max_bytes)
-            if len(body) > self._max_bytes:
-                raise self._too_large()
-            self._grow(place, len(body) - place.size_bytes)
-        return body
+        return await self._receive(share, request)
 
-    async def _receive(self, place: Place, request: Request) -> bytes:
+    async def fields(
+        self, share: Share, body: bytes, read: Callable[[bytes, Effort], Awaitable[T]], *, turns: Turns, timeout_seconds: float
+    ) -> T:
+        """See Share.fields."""
+        if share.gzipped:
+            small = _unpack(body, BIG_BYTES) if len(body) <= BIG_BYTES else b""
+            if 0 < len(small) <= BIG_BYTES:
+                share.gzipped, body = False, small
+        size = min(self._max_bytes, _MOST_EXPANSION * len(body)) if share.gzipped else len(body)
+        async with turns.turn(size, timeout_seconds=timeout_seconds) as effort:
+            if share.gzipped:
+                # In a thread: zlib lets the others run meanwhile.
+                body = await asyncio.to_thread(_unpack, body, self._max_bytes)
+                if len(body) > self._max_bytes:
+                    raise self._too_large()
+            self._grow(share, len(body) - share.size_bytes)
+            return await read(body, effort)
+
+    async def _receive(self, share: Share, request: Request) -> bytes:
         body = bytearray()  # a list of chunks would take forty times as much where they are of one byte
-        self._reading.add(place)
+        self._reading.add(share)
         try:
-            async with asyncio.timeout(self._timeout_seconds) as place.limit:
+            async with asyncio.timeout(self._timeout_seconds) as share.limit:
                 async for chunk in request.stream():
-                    if place.size_bytes + len(chunk) > self._max_bytes:
+                    if share.size_bytes + len(chunk) > self._max_bytes:
                         raise self._too_large()
                     body += chunk
-                    self._grow(place, len(chunk))
+                    self._grow(share, len(chunk))
+            if share.pushed_out:
+                raise bodies_full()
         except ClientDisconnect:
             raise ClientGone from None
         except TimeoutError:
-            raise bodies_full() if place.pushed_out else self._timed_out() from None
+            raise bodies_full() if share.pushed_out else self._timed_out() from None
         finally:
-            self._reading.discard(place)
+            self._reading.discard(share)
         return bytes(body)
 
-    def _grow(self, place: Place, size_bytes: int) -> None:
+    def _grow(self, share: Share, size_bytes: int) -> None:
         """Count what has come; where that is too much, the largest body that is still coming has to go."""
-        place.size_bytes += size_bytes
+        share.size_bytes += size_bytes
         self._held_bytes += size_bytes
+        if share.size_bytes <= BIG_BYTES:
+            return
         while self._held_bytes > self._max_memory_bytes:
-            largest = max(self._reading | {place}, key=lambda each: each.size_bytes)
-            self._free(largest)
-            if largest is place:
+            largest = max(self._reading | {share}, key=lambda each: each.size_bytes)
+            self.free(largest)
+            if largest is share:
                 raise bodies_full()
             largest.push_out()
             self._reading.discard(largest)
 
-    def _free(self, place: Place) -> None:
-        self._held_bytes -= place.size_bytes
-        place.size_bytes = 0
+    def free(self, share: Share) -> None:
+        """Give its memory back."""
+        self._held_bytes -= share.size_bytes
+        share.size_bytes = 0
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"the body is over the limit of {self._max_bytes} bytes: send fewer or shorter documents")
@@ -104,27 +121,37 @@ class Intake:
         return BodyTimeout(f"the body did not come within {self._timeout_seconds:g} seconds: send it whole, or in smaller parts")
 
 
-class Place:
-    """What one request's body takes of the memory for bodies."""
+class Share:
+    """What one request's body takes of the memory for bodies. gzipped: known once it is read."""
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
         self.size_bytes = 0
         self.limit: asyncio.Timeout | None = None
         self.pushed_out = False
+        self.gzipped = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._intake._free(self)  # noqa: SLF001  a place is the intake's own
+        self._intake.free(self)
 
     async def read(self, request: Request) -> bytes:
-        """Read and unpack a request's body, no further than the limits.
+        """Read a request's body as it was sent, no further than the limits.
 
-        Raises BodyTooLarge, BodyTimeout, BodiesFull, UnsupportedMedia, InvalidRequest or ClientGone.
+        Raises BodyTooLarge, BodyTimeout, BodiesFull, UnsupportedMedia or ClientGone.
         """
-        return await self._intake._read(self, request)  # noqa: SLF001  a place is the intake's own
+        return await self._intake.read(self, request)
+
+    async def fields(
+        self, body: bytes, read: Callable[[bytes, Effort], Awaitable[T]], *, turns: Turns, timeout_seconds: float
+    ) -> T:
+        """Read what is in a body, unpacked if it is gzip, in its turn if it is or may be big.
+
+        timeout_seconds: for the turn. Raises BodyTooLarge, BodiesFull, InvalidRequest, and what `read` raises.
+        """
+        return await self._intake.fields(self, body, read, turns=turns, timeout_seconds=timeout_seconds)
 
     def push_out(self) -> None:
         """End the reading now, so that others have room."""

@@ -71,7 +71,7 @@ def document(limits: Limits) -> dict[str, Any]:
     texts = ("TextsRequest", "TextsAnswer", TEI)
     score = _post("Score pairs without ranking: vLLM", [("ScoreRequest", "ScoreAnswer", SCORE)])
     models = _get("The model that is served, as OpenAI's clients ask for it", "application/json", "Models")
-    alive = _get("200 unless a worker process is gone for long", "text/plain", also_503=True)
+    alive = _get("200 unless a worker process is gone for long", "text/plain", also_503=True, probe=True)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -98,13 +98,21 @@ def document(limits: Limits) -> dict[str, Any]:
             },
             "/livez": {"get": alive},
             "/healthz": {"get": alive},
-            "/readyz": {"get": _get("200 while a model worker answers", "text/plain", also_503=True)},
+            "/readyz": {"get": _get("200 while a model worker answers", "text/plain", also_503=True, probe=True)},
             "/metrics": {"get": _get("Prometheus metrics of all worker processes", "text/plain")},
             "/docs.json": {"get": _get("This document", "application/json")},
             "/schema.json": {"get": _get("What BentoML's own clients read", "application/json")},
             "/": {"get": _get("A page to try the service on", "text/html")},
         },
-        "components": {"schemas": with_limits(requests, limits) | {"Document": document_shape(limits)} | answers},
+        "components": {
+            "schemas": with_limits(requests, limits) | {"Document": document_shape(limits)} | answers,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            },
+        },
+        # Keys are off by default: without is one of the ways.
+        "security": [{}, {"bearer": []}, {"key": []}],
     }
 
 
@@ -157,10 +165,17 @@ def _failures(dialects: Sequence[Dialect]) -> dict[str, Any]:
     }
 
 
-def _get(summary: str, media_type: str, schema: str | None = None, *, also_503: bool = False) -> dict[str, Any]:
-    content = {media_type: {"schema": _refs([schema])} if schema else {}}
-    answer = {"description": summary, "content": content}
-    return {"summary": summary, "responses": {"200": answer} | ({"503": answer} if also_503 else {})}
+def _get(
+    summary: str, media_type: str, schema: str | None = None, *, also_503: bool = False, probe: bool = False
+) -> dict[str, Any]:
+    """Describe a page or, for everybody whatever keys there are, a probe."""
+    answer = {"description": summary, "content": {media_type: {"schema": _refs([schema])} if schema else {}}}
+    refused = {
+        "description": "unauthorized: a key is needed, if the server has any and does not leave this open",
+        "content": {"application/json": {"schema": _refs(["Error"])}},
+    }
+    more = ({"503": answer} if also_503 else {}) | ({} if probe else {"401": refused})
+    return {"summary": summary, "responses": {"200": answer} | more} | ({"security": []} if probe else {})
 
 
 def _tree(root: type[RequestError]) -> list[type[RequestError]]:

@@ -126,7 +126,8 @@ class Pipeline:
             self._admission.require_scorer()
             fingerprint, use = "", CacheUse.NONE
         keys = pair_keys(work.query, work.distinct, fingerprint=fingerprint, max_length=self._max_length)
-        windows = self._windows_per_pair(work)
+        # Who takes a long document for a short one loses patience with it.
+        windows = self.pairs_of(work.query) / len(work.texts)
         return await self._dedup.answers(
             keys,
             partial(self._compute, work),
@@ -134,13 +135,12 @@ class Pipeline:
             alone_seconds=lambda pairs: self._admission.seconds_for(math.ceil(windows * pairs)),
         )
 
-    def _windows_per_pair(self, work: _Work) -> float:
-        """Estimate, rather too high than too low: who takes a long document for a short one loses patience with it."""
-        if not work.query.max_chunks:
-            return 1.0
+    def pairs_of(self, query: RerankQuery) -> int:
+        """Count a query's pairs, those of long documents by their windows, which are estimated: rather too many than too few."""
+        if not query.max_chunks:
+            return len(query.documents)
         # As if each character was a token.
-        windows = [min(work.query.max_chunks, 1 + len(text) // self._max_length) for text in work.distinct]
-        return sum(windows) / len(windows)
+        return sum(min(query.max_chunks, 1 + len(document.text) // self._max_length) for document in query.documents)
 
     async def _compute(self, work: _Work, places: Sequence[int], progress: Progress) -> None:
         """Tokenise, queue and score pairs, and tell of each call that goes out."""

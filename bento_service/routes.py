@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -20,10 +21,10 @@ from bento_service.dialects.dialect import Dialect, Limits
 from bento_service.dialects.objects import COHERE_V2, NATIVE, V1
 from bento_service.dialects.score import SCORE
 from bento_service.dialects.texts import TEI
-from bento_service.edge import OWNER, client_gone_response, error_response, json_response, unexpected, unless_gone
+from bento_service.edge import OWNER, client_gone_response, error_response, json_response, route_of, unexpected, unless_gone
 from bento_service.errors import RequestError
 from bento_service.health import Health
-from bento_service.intake import ClientGone, Intake
+from bento_service.intake import ClientGone, Intake, Share
 from bento_service.openapi import document
 from bento_service.page import page_response
 from bento_service.pipeline import Pipeline
@@ -59,13 +60,11 @@ class Routes:
     ) -> None:
         self._pipeline = pipeline
         self._quota = quota
-        seconds = min(settings.body_timeout_seconds, settings.request_timeout_seconds)
-        self._turns = Turns(seconds)
+        self._turns = Turns()
         self._intake = Intake(
             max_bytes=settings.max_body_bytes,
             max_memory_bytes=settings.body_memory_bytes_per_worker,
-            timeout_seconds=seconds,
-            turns=self._turns,
+            timeout_seconds=min(settings.body_timeout_seconds, settings.request_timeout_seconds),
         )
         self._health = health
         self._metrics = entry_metrics
@@ -78,26 +77,39 @@ class Routes:
         self.catalog = catalog
 
     async def rank(self, request: Request, choose: Choice) -> Response:
-        """Answer one request to rerank or score; never raises a RequestError."""
+        """Answer one request to rerank or score; raises nothing."""
         start = time.perf_counter()
-        dialect: Dialect = NATIVE  # what cannot be read is answered in the words that most clients read
         try:
-            with self._intake.place() as place:
-                body = await place.read(request)
-                fields = await parse(body, self._settings.max_documents, self._turns)
-                del body  # it may wait long for its scores
-                dialect = choose(fields)
-                use = cache_use(request.headers.get("cache-control", ""))
-                owner = request.scope.get(OWNER)
-                answer, results = await unless_gone(request, self._answer(fields, dialect, start, use, owner))
-            return json_response(answer, headers=_headers(results, time.perf_counter() - start))
+            with self._intake.share() as share:
+                # Not kept here: it may wait long for its scores.
+                return await unless_gone(request, self._answer_body(request, share, await share.read(request), choose, start))
         except ClientGone:
             return client_gone_response()
         except RequestError as error:
-            self._metrics.rejections.labels(error.code).inc()
-            return error_response(error, dialect)
+            return self._refuse(error, NATIVE)
+
+    async def _answer_body(self, request: Request, share: Share, body: bytes, choose: Choice, start: float) -> Response:
+        """Answer a request in the words of its dialect, whatever happens."""
+        dialect: Dialect = NATIVE  # what cannot be read is answered in the words that most clients read
+        try:
+            read = partial(parse, self._settings.max_documents)
+            fields = await share.fields(body, read, turns=self._turns, timeout_seconds=self._seconds_left(start))
+            del body
+            dialect = choose(fields)
+            use = cache_use(request.headers.get("cache-control", ""))
+            answer, results = await self._answer(fields, dialect, start, use, request.scope.get(OWNER))
+            return json_response(answer, headers=_headers(results, time.perf_counter() - start))
+        except RequestError as error:
+            return self._refuse(error, dialect)
         except Exception as error:  # noqa: BLE001  whatever it was, the client is told in its own words
-            return error_response(unexpected(error, request.url.path), dialect)
+            return error_response(unexpected(error, route_of(request.scope["path"])), dialect)
+
+    def _refuse(self, error: RequestError, dialect: Dialect) -> Response:
+        self._metrics.rejections.labels(error.code).inc()
+        return error_response(error, dialect)
+
+    def _seconds_left(self, start: float) -> float:
+        return self._settings.request_timeout_seconds - (time.perf_counter() - start)
 
     async def answer(self, fields: dict[str, Any], start: float) -> Any:
         """Answer the fields of a request to /rerank; start: on time.perf_counter(). Raises RequestError."""
@@ -109,8 +121,8 @@ class Routes:
     ) -> tuple[Any, list[RerankResult]]:
         queries = dialect.read(fields, self.limits)
         self._metrics.stage_seconds.labels("parse").observe(time.perf_counter() - start)
-        deadline = time.monotonic() + self._settings.request_timeout_seconds - (time.perf_counter() - start)
-        with self._quota.hold(owner, sum(len(query.documents) for query in queries)):
+        deadline = time.monotonic() + self._seconds_left(start)
+        with self._quota.hold(owner, sum(map(self._pipeline.pairs_of, queries))):
             results = await self._results(queries, deadline, use)
         return dialect.write(queries, results, took_ms=1000 * (time.perf_counter() - start)), results
 

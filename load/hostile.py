@@ -2,14 +2,15 @@
 
 Phases without and with the hostile client take turns within one run, once with honest clients that send all-new text and once with
 honest clients whose ten documents are all known. The hostile client is a process of its own that cycles, as fast as it can, through
-documents of 10 MB, as big a document as is let in, 100,000 documents, JSON that is slow to parse, a gzip bomb, half-sent bodies that stay open
-and wrong keys. It runs at the lowest CPU priority in one phase and at everybody's in the next, since it shares the machine's
+documents of 10 MB, as big a document as is let in, 100,000 documents, JSON that is slow to parse, gzip bombs, half-sent bodies that stay open
+and wrong keys, on several connections at once. It runs at the lowest CPU priority in one phase and at everybody's in the next, since it shares the machine's
 cores with the server; how much CPU it took is told.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gzip
 import http.client
 import itertools
@@ -38,6 +39,7 @@ from texts import Texts  # noqa: E402
 CLIENTS, DOCUMENTS, KNOWN_REQUESTS = 8, 10, 40
 HONEST, HOSTILE = "honest-key", "hostile-key"
 HALF_SENT_OPEN = 200
+CONNECTIONS = 4  # of the hostile client, beside those that it leaves half sent
 LEAD_SECONDS = 2.0
 P99_RATIO, KNOWN_P99_MORE_MS = 2.0, 50.0
 PHASES = ("without", "with, niced", "with")
@@ -117,18 +119,28 @@ class Hostile:
             "fields": (json.dumps({"query": "q"} | {str(n): 1 for n in range(19_900)}).encode(), {}),
             "surrogates": (text + b"\\ud800" * 1_300_000 + b'"]}', {}),
             "gzip bomb": (gzip.compress(text + b"x" * 1_000_000_000, 1), {"content-encoding": "gzip"}),
+            "gzip of 8 MB": (gzip.compress(text + b"x" * 8_000_000 + b'"]}', 9), {"content-encoding": "gzip"}),
         }
 
     def run(self, ready: Path) -> None:
         """Cycle until SIGTERM."""
         ready.touch()
+        for number in range(CONNECTIONS):
+            threading.Thread(target=self._cycle, args=(number,), daemon=True).start()
         while True:
-            for name, (body, headers) in self._bodies.items():
+            time.sleep(0.2)
+            written = ready.with_suffix(".written")
+            written.write_text(json.dumps(dict(self._answers)))
+            written.replace(ready)
+
+    def _cycle(self, number: int) -> None:
+        bodies = list(self._bodies.items())
+        while True:
+            for name, (body, headers) in bodies[number:] + bodies[:number]:
                 self._post(name, body, {"authorization": HOSTILE} | headers)
             self._half_send()
             for _ in range(5):
                 self._post("wrong key", b"{}", {"authorization": "Bearer wrong"})
-            ready.write_text(json.dumps(self._answers))
 
     def _post(self, name: str, body: bytes, headers: dict[str, str]) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
@@ -142,7 +154,8 @@ class Hostile:
     def _half_send(self) -> None:
         head = f"POST /rerank HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nauthorization: {HOSTILE}\r\ncontent-length: 8000000\r\n\r\n"
         connection = socket.create_connection(("127.0.0.1", self._port), timeout=60)
-        connection.sendall(head.encode() + b"x" * 4_000_000)
+        with contextlib.suppress(OSError):  # it may be cut off before
+            connection.sendall(head.encode() + b"x" * 4_000_000)
         self._half_sent.append(connection)
         self._answers["half sent"] += 1
         if len(self._half_sent) > HALF_SENT_OPEN:
@@ -172,6 +185,29 @@ def phase(server: Server, kind: str, *, known: bool, seed: int, seconds: float, 
         while not ready.exists():
             time.sleep(0.05)
         time.sleep(LEAD_SECONDS)
+    try:
+        report, seen = measured(server, kind, attack, script, known=known, seed=seed, seconds=seconds)
+    finally:
+        if attack:
+            attack.terminate()
+            attack.wait()
+    if attack:
+        report["hostile"] = json.loads(ready.read_text() or "{}")
+    print(json.dumps(report), flush=True)
+    return report | {"seconds": seen["seconds"]}
+
+
+def measured(
+    server: Server,
+    kind: str,
+    attack: psutil.Process | None,
+    script: list[str],
+    *,
+    known: bool,
+    seed: int,
+    seconds: float,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Run the honest clients, and tell what they and everybody else took."""
     [entry] = server.workers("Reranker")
     command = [*script, "--honest", "known" if known else "new", "--port", str(server.port), "--seed", str(seed)]
     with subprocess.Popen([*command, "--seconds", str(seconds)], stdout=subprocess.PIPE, text=True) as honest:
@@ -192,11 +228,7 @@ def phase(server: Server, kind: str, *, known: bool, seed: int, seconds: float, 
     }
     if attack:
         report["hostile_cpu"] = round((cpu(attack) - attack_before) / wall, 2)
-        attack.terminate()
-        attack.wait()
-        report["hostile"] = json.loads(ready.read_text() or "{}")
-    print(json.dumps(report), flush=True)
-    return report | {"seconds": seen["seconds"]}
+    return report, seen
 
 
 def cpu(process: psutil.Process) -> float:
@@ -300,7 +332,7 @@ def main() -> int:
         print(json.dumps(row))
     if arguments.clients == "both":
         write_report(arguments.report, rows, phases, arguments.seconds)
-    return 0 if all(row["met"] for row in rows if row["phase"] != "with") else 1
+    return 0 if all(row["met"] for row in rows) else 1
 
 
 if __name__ == "__main__":

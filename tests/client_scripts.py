@@ -108,7 +108,7 @@ class ClientScripts:
         self._news: queue.Queue[None] = queue.Queue()
         self.of = {name: ClientScript(name, environment, url, home, self._news) for name, environment in environments.items()}
 
-    def wait(self, arrived: Callable[[], bool], seconds: float = 180.0) -> None:
+    def wait(self, arrived: Callable[[], bool], seconds: float = 500.0) -> None:
         """Wait until what the scripts tell makes something true."""
         end = time.monotonic() + seconds
         while not arrived():

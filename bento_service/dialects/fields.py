@@ -114,7 +114,8 @@ def documents(value: Any, rank_fields: Sequence[str] = ()) -> list[Document]:
     """Read a list of documents; raises ValueError."""
     if not isinstance(value, list):
         raise ValueError("documents must be a list of strings or objects")  # noqa: TRY004  pydantic reports only ValueError
-    return [document(index, item, rank_fields) for index, item in enumerate(value)]
+    once = tuple(dict.fromkeys(rank_fields))  # a name that repeats would make much text of little
+    return [document(index, item, once) for index, item in enumerate(value)]
 
 
 def _is_scalar(value: Any) -> bool:

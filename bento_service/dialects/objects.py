@@ -130,6 +130,7 @@ class ObjectDialect:
         require_documents(fields.get("documents"), "documents", limits)
         request = validated(ObjectRequest, fields)
         require_query_length(request.query, "query", limits)
+        require_query_length(request.instruction or "", "instruction", limits)
         require_lengths([document.text for document in request.documents], "documents", limits)
         chunk = request.long_documents == "chunk"
         return [

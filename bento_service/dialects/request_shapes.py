@@ -55,7 +55,9 @@ def with_limits(shape: Any, limits: Limits) -> Any:
     if not isinstance(shape, dict):
         return shape
     own = {"maxItems": limits.documents, "maxLength": limits.document_characters}
-    return {name: own.get(name) or with_limits(item, limits) for name, item in shape.items()}
+    return {
+        name: own[name] if name in own and item == _SERVERS_OWN else with_limits(item, limits) for name, item in shape.items()
+    }
 
 
 def document_shape(limits: Limits) -> dict[str, Any]:

@@ -80,6 +80,7 @@ class ScoreDialect:
             )
         for query in request.queries:
             require_query_length(query, names[0], limits)
+        require_query_length(request.instruction or "", "instruction", limits)
         require_lengths([document.text for document in request.documents], names[1], limits)
         pairs: dict[str, list[Document]] = {}
         for place, document in enumerate(request.documents):

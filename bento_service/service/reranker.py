@@ -54,7 +54,7 @@ _CURRENT: dict[str, Routes] = {}
 
 
 class _Reranker:
-    """Reranks documents for a query: POST /rerank, POST /v2/rerank."""
+    """Reranks documents for a query: POST /rerank, and every other reranker's routes (routes.py)."""
 
     model = bentoml.models.BentoModel(TAG)
 

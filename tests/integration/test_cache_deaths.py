@@ -143,7 +143,7 @@ def test_every_entry_worker_knows_what_another_one_computed(follower: Server) ->
     assert [counts(answer) for answer in again] == [(2, 0, 0)] * len(requests)
     assert [scores(answer) for answer in again] == [scores(answer) for answer in first]
     assert scored(follower) == before
-    workers = set(re.findall(r"entry_service:Reranker:(\d+)\].*path=/rerank", follower.log[logged:]))
+    workers = set(re.findall(r"entry_service:Reranker:(\d+)\] POST /rerank 200", follower.log[logged:]))
     assert len(workers) > 1
 
 

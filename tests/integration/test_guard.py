@@ -202,15 +202,35 @@ def test_a_pickle_is_refused_and_never_loaded(server: Guarded, tmp_path: Path) -
         [("bento-name", "x"), ("runner-name", "Scorer"), ("content-type", PICKLE)],
         [],
     ]
-    paths = (*POSTS, "/schema.json", "/", "/score_batch", "/__runner__", "/heartbeat", "/unknown", *OPEN, "/metrics", "/health")
+    paths = (
+        *POSTS,
+        "/rerank%0a",
+        "/v1/rerank%0a",
+        "/v1/rerank/",
+        "//rerank",
+        "/RERANK",
+        "/schema.json",
+        "/",
+        "/score_batch",
+        "/__runner__",
+        "/heartbeat",
+        "/unknown",
+        *OPEN,
+        "/metrics",
+        "/health",
+    )
     with httpx.Client(base_url=server.url) as client:
         for path in paths:
             for method in ("POST", "GET", "PUT"):
                 for spelling in spellings if method == "POST" else spellings[:1]:
                     headers = [("x-api-key", KEY), *spelling]
                     answer = client.request(method, path, content=body, headers=headers)
-                    reads = method == "POST" and path in POSTS
-                    assert answer.status_code in ((400, 415) if reads else (200, 404, 405)), (method, path, spelling)
+                    reads = method == "POST" and path.removesuffix("%0a") in POSTS
+                    is_pickle = any(
+                        name.lower() == "content-type" and PICKLE in value.lower().split(";")[0] for name, value in spelling
+                    )
+                    assert answer.status_code in ((400, 415) if reads else (200, 404, 405, 415)), (method, path, spelling)
+                    assert answer.status_code == 415 or method != "POST" or not is_pickle, (method, path, spelling)
     assert not trap.exists()
 
 
@@ -284,7 +304,7 @@ def test_half_sent_bodies_do_not_fill_the_memory_nor_keep_others_out(server: Gua
         for connection in connections:
             with contextlib.suppress(ConnectionError):
                 connection.sendall(head(content_length="999999") + b"x" * 900_000)
-            assert server.ask().status_code == 200
+        assert server.ask().status_code == 200
         statuses = [received(connection)[9:12] for connection in connections]
     assert set(statuses) <= {b"429", b"408", b""}
     assert statuses.count(b"429") > 10

@@ -110,7 +110,8 @@ class Weather:
                 "top_n": draw.choice([None, None, 1, 5]),
                 "score_threshold": draw.choice([None, None, 1.0 if raw else 0.5]),
                 "max_tokens_per_doc": draw.choice([None, None, 2, WINDOW]),
-                "max_chunks": draw.choice([None, None, 1, 4]),
+                # Of a pair that was given up between two of its windows, the first is scored again: their count would not be exact.
+                "max_chunks": None if self.leaving and not self.faults else draw.choice([None, None, 1, 4]),
             },
         )
 

@@ -11,7 +11,7 @@ from caller_parts import played
 from bento_service import body as room
 from bento_service.body import parse, parse_json
 from bento_service.errors import InvalidRequest
-from bento_service.turns import Turns
+from bento_service.turns import Effort
 
 MEGABYTE = 1_000_000
 MANY = {
@@ -37,7 +37,7 @@ FEW = {
 async def test_more_values_than_any_request_needs_are_refused_before_they_are_parsed(body: bytes) -> None:
     """They would take up to a third of a microsecond each, whatever the body's size."""
     with pytest.raises(InvalidRequest) as failure:
-        await parse(body, 1000, Turns(5))
+        await parse(1000, body, Effort())
     assert failure.value.code == "documents_too_many"
 
 
@@ -45,7 +45,7 @@ async def test_more_values_than_any_request_needs_are_refused_before_they_are_pa
 @played
 async def test_what_stands_in_texts_does_not_count(body: bytes) -> None:
     """Tables and code are documents, too."""
-    assert await parse(body, 1000, Turns(5)) == json.loads(body)
+    assert await parse(1000, body, Effort()) == json.loads(body)
 
 
 @pytest.mark.parametrize("piece_bytes", [1, 2, 3, 7, 64])
@@ -55,9 +55,9 @@ async def test_values_are_counted_alike_wherever_pieces_are_cut(monkeypatch: pyt
     monkeypatch.setattr(room, "_PIECE_BYTES", piece_bytes)
     body = json.dumps({"a": ['\\",\\\\",[:{'] * 5, "b": {"\\": "\\\\"}}).encode()
     values = 3 + 3 + 5  # brackets, colons, commas
-    await room._refuse_too_many_values(body, values)
+    await room._refuse_too_many_values(body, values, Effort())
     with pytest.raises(InvalidRequest):
-        await room._refuse_too_many_values(body, values - 1)
+        await room._refuse_too_many_values(body, values - 1, Effort())
 
 
 @played
@@ -65,8 +65,8 @@ async def test_a_server_that_takes_more_documents_takes_more_values() -> None:
     """Twenty for each document, beside the least."""
     body = json.dumps({"a": [1] * 70_000}).encode()
     with pytest.raises(InvalidRequest):
-        await parse(body, 2500, Turns(5))
-    assert await parse(body, 4000, Turns(5)) == json.loads(body)
+        await parse(2500, body, Effort())
+    assert await parse(4000, body, Effort()) == json.loads(body)
 
 
 @played
@@ -75,7 +75,7 @@ async def test_a_small_body_is_parsed_at_once() -> None:
     body = b"[" + b"1," * 39_998 + b"1]"
     assert len(body) < 80_000
     with pytest.raises(InvalidRequest, match="object"):
-        await parse(body, 1000, Turns(5))
+        await parse(1000, body, Effort())
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,7 @@ async def test_a_small_body_is_parsed_at_once() -> None:
         pytest.param(b'{"a":"' + b"\\ud800" * 333_333 + b'"}', id="lone surrogates"),
         pytest.param(b'{"a":"' + b"\\ud800x" * 285_000 + b'"}', id="lone surrogates between letters"),
         pytest.param(b'{"a":[' + b"9" * 400 + (b"," + b"9" * 400) * 4985 + b"]}", id="long numbers"),
+        pytest.param(b'{"a":[' + b"0." + b"4" * 38 + (b",0." + b"4" * 38) * 48_000 + b"]}", id="long fractions"),
         pytest.param(b'{"a":"' + "中".encode() * 666_666 + b'"}', id="chinese"),
         pytest.param(b'{"a":"' + b"\\n" * MEGABYTE + b'"}', id="escapes"),
     ],
@@ -105,6 +106,17 @@ def test_a_number_has_at_most_four_hundred_digits(digits: int) -> None:
     body = b'{"a":' + b"9" * digits + b"}"
     if digits == 400:
         assert parse_json(body) == {"a": int("9" * 400)}
+        return
+    with pytest.raises(InvalidRequest, match="too long"):
+        parse_json(body)
+
+
+@pytest.mark.parametrize("digits", [40, 41, 774])
+def test_a_fraction_has_at_most_forty_digits(digits: int) -> None:
+    """Rounding a longer one right takes Python as long as forty short ones."""
+    body = b'{"a":0.' + b"3" * (digits - 2) + b"}"
+    if digits == 40:
+        assert parse_json(body) == {"a": 0.3333333333333333}
         return
     with pytest.raises(InvalidRequest, match="too long"):
         parse_json(body)

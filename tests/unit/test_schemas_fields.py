@@ -205,7 +205,7 @@ ARTICLE = {
         (["missing", "title"], "T"),
         (["tags", "title"], "T"),
         (["missing"], "body"),
-        (["title", "title"], "T\nT"),
+        (["title", "title"], "T"),
     ],
 )
 def test_rank_fields_say_what_of_an_object_is_ranked(rank_fields: Any, text: str) -> None:
