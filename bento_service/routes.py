@@ -128,10 +128,12 @@ class Routes:
 
     async def _results(self, queries: Sequence[RerankQuery], deadline: float, use: CacheUse) -> list[RerankResult]:
         """Answer the queries of one request, a few at a time, with one place in the queue for all of them."""
-        place, turns = Place(), asyncio.Semaphore(_QUERIES_AT_ONCE)
+        place, at_once = Place(), asyncio.Semaphore(_QUERIES_AT_ONCE)
+        if len(queries) == 1:
+            return [await self._pipeline.rerank(queries[0], deadline=deadline, use=use, place=place)]
 
         async def in_turn(query: RerankQuery) -> RerankResult:
-            async with turns:
+            async with at_once:
                 return await self._pipeline.rerank(query, deadline=deadline, use=use, place=place)
 
         tasks = [asyncio.create_task(in_turn(query)) for query in queries]

@@ -130,10 +130,10 @@ def _look_keys(pipeline: Pipeline, query: Query, places: Sequence[int]) -> None:
 
 def _cut_script(script: str, digest_bytes: int) -> str:
     """Let one of our scripts take digests of another length."""
-    constant = f"DIGEST, TOKEN, VALUE, CHUNK = {DIGEST_BYTES},"
+    constant = f"DIGEST, TOKEN, CHUNK = {DIGEST_BYTES},"
     if constant not in script:
         raise SystemExit("the scripts of layout.py no longer begin as they did: mend _cut_script")
-    return script.replace(constant, f"DIGEST, TOKEN, VALUE, CHUNK = {digest_bytes},")
+    return script.replace(constant, f"DIGEST, TOKEN, CHUNK = {digest_bytes},")
 
 
 def _store_settled(pipeline: Pipeline, query: Query, *, digest_bytes: int) -> None:

@@ -28,8 +28,8 @@ class PairKeys:
     fingerprint: str
     query: bytes
     pairs: tuple[bytes, ...]
-    windows: bool
     under: Callable[[str], PairKeys] = field(repr=False, compare=False)
+    windows: bool = False
 
 
 def pair_keys(query: RerankQuery, documents: Sequence[str], *, fingerprint: str, max_length: int) -> PairKeys:
@@ -58,8 +58,8 @@ def pair_keys(query: RerankQuery, documents: Sequence[str], *, fingerprint: str,
         fingerprint,
         shared.digest()[:DIGEST_BYTES],
         tuple(pairs),
-        windows=query.max_chunks is not None,
         under=lambda other: pair_keys(query, documents, fingerprint=other, max_length=max_length),
+        windows=query.max_chunks is not None,
     )
 
 
