@@ -191,7 +191,7 @@ def make_app(current: Callable[[], Routes]) -> Starlette:
     async def page(_: Request) -> Response:
         return page_response()
 
-    app = Starlette(
+    return Starlette(
         routes=[
             ranking("/v1/rerank", V1),
             ranking("/v2/rerank", COHERE_V2),
@@ -206,5 +206,3 @@ def make_app(current: Callable[[], Routes]) -> Starlette:
             Route("/", page),
         ]
     )
-    app.router.redirect_slashes = False  # the redirect would repeat what a caller calls this host
-    return app
