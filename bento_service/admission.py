@@ -68,17 +68,12 @@ class Admission:
                 "too many documents wait to be scored: try again after Retry-After seconds",
                 retry_after_seconds=self._drain_seconds(),
             )
-        with self._held(pairs, place):
+        with self.held(pairs, place):
             yield
 
     @contextlib.contextmanager
-    def more_windows(self, windows: int, place: Place) -> Iterator[None]:
-        """Count the windows of long documents, beyond one for each pair, which only tokenising tells; nobody is refused for them."""
-        with self._held(windows, place):
-            yield
-
-    @contextlib.contextmanager
-    def _held(self, pairs: int, place: Place) -> Iterator[None]:
+    def held(self, pairs: int, place: Place) -> Iterator[None]:
+        """Count pairs as queued, refusing nobody: also the windows of long documents, which only tokenising tells."""
         self._queued_pairs += pairs
         place.pairs += pairs
         try:

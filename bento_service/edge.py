@@ -22,7 +22,7 @@ from bento_service.access import ApiKeys
 from bento_service.dialects.dialect import Dialect, to_bytes
 from bento_service.dialects.objects import NATIVE
 from bento_service.errors import RequestError, Unauthorized, UnsupportedMedia, place_of
-from bento_service.intake import ClientGone
+from bento_service.intake import ClientGone, declared_bytes
 from bento_service.metrics import EntryMetrics
 
 logger = logging.getLogger("bentoml.reranker")
@@ -38,7 +38,6 @@ PAGES = frozenset({"/", "/health", "/metrics", "/docs.json"})
 OWNER = "reranker.owner"  # in a request's scope: whose API key it came with
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _DRAINED_BYTES = 64 * 1024 * 1024  # what a refused caller may still send before it reads its answer; uvicorn throws it away
-_LENGTH_DIGITS = 15
 _CLIENT_CLOSED_REQUEST = 499  # nginx's number for a caller that went away; nobody reads it
 
 
@@ -178,8 +177,8 @@ def _address_of(scope: Scope) -> str:
 def _is_endless(scope: Scope) -> bool:
     """Tell whether what a refused caller may still send has no bound: then its connection is closed with the answer."""
     headers = dict(scope["headers"])
-    length = headers.get(b"content-length", b"0")
-    return b"transfer-encoding" in headers or not length.isdigit() or len(length) > _LENGTH_DIGITS or int(length) > _DRAINED_BYTES
+    length = declared_bytes(headers.get(b"content-length", b"0").decode("latin-1"))
+    return b"transfer-encoding" in headers or length is None or length > _DRAINED_BYTES
 
 
 def _is_json(scope: Scope) -> bool:

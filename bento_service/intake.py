@@ -6,6 +6,7 @@ A sender costs no more than these limits, however slowly it sends, whatever its 
 from __future__ import annotations
 
 import asyncio
+import math
 import zlib
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -39,6 +40,7 @@ class Intake:
         self._timeout_seconds = timeout_seconds
         self._held_bytes = 0
         self._reading: set[Share] = set()
+        self._turns = Turns()
 
     @property
     def held_bytes(self) -> int:
@@ -50,30 +52,36 @@ class Intake:
         return Share(self)
 
     async def read(self, share: Share, request: Request) -> bytes:
-        """See Share.read."""
+        """Read a request's body as it was sent, no further than the limits.
+
+        Raises BodyTooLarge, BodyTimeout, BodiesFull, UnsupportedMedia or ClientGone.
+        """
         share.gzipped = _is_gzip(request)
-        declared = request.headers.get("content-length", "")
-        if declared.isdecimal() and (len(declared) > _LENGTH_DIGITS or int(declared) > self._max_bytes):
+        declared = declared_bytes(request.headers.get("content-length", ""))
+        if declared is not None and declared > self._max_bytes:
             raise self._too_large()
         return await self._receive(share, request)
 
     async def fields(
-        self, share: Share, body: bytes, read: Callable[[bytes, Effort], Awaitable[T]], *, turns: Turns, timeout_seconds: float
+        self, share: Share, body: bytes, parse: Callable[[bytes, Effort], Awaitable[T]], *, timeout_seconds: float
     ) -> T:
-        """See Share.fields."""
+        """Parse what is in a body, unpacked if it is gzip, in its turn if it is or may be big.
+
+        timeout_seconds: for the turn. Raises BodyTooLarge, BodiesFull, InvalidRequest, and what `parse` raises.
+        """
         if share.gzipped:
             small = _unpack(body, BIG_BYTES) if len(body) <= BIG_BYTES else b""
             if 0 < len(small) <= BIG_BYTES:
                 share.gzipped, body = False, small
         size = min(self._max_bytes, _MOST_EXPANSION * len(body)) if share.gzipped else len(body)
-        async with turns.turn(size, timeout_seconds=timeout_seconds) as effort:
+        async with self._turns.turn(size, timeout_seconds=timeout_seconds) as effort:
             if share.gzipped:
                 # In a thread: zlib lets the others run meanwhile.
                 body = await asyncio.to_thread(_unpack, body, self._max_bytes)
                 if len(body) > self._max_bytes:
                     raise self._too_large()
             self._grow(share, len(body) - share.size_bytes)
-            return await read(body, effort)
+            return await parse(body, effort)
 
     async def _receive(self, share: Share, request: Request) -> bytes:
         body = bytearray()  # a list of chunks would take forty times as much where they are of one byte
@@ -137,27 +145,18 @@ class Share:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._intake.free(self)
 
-    async def read(self, request: Request) -> bytes:
-        """Read a request's body as it was sent, no further than the limits.
-
-        Raises BodyTooLarge, BodyTimeout, BodiesFull, UnsupportedMedia or ClientGone.
-        """
-        return await self._intake.read(self, request)
-
-    async def fields(
-        self, body: bytes, read: Callable[[bytes, Effort], Awaitable[T]], *, turns: Turns, timeout_seconds: float
-    ) -> T:
-        """Read what is in a body, unpacked if it is gzip, in its turn if it is or may be big.
-
-        timeout_seconds: for the turn. Raises BodyTooLarge, BodiesFull, InvalidRequest, and what `read` raises.
-        """
-        return await self._intake.fields(self, body, read, turns=turns, timeout_seconds=timeout_seconds)
-
     def push_out(self) -> None:
         """End the reading now, so that others have room."""
         self.pushed_out = True
         if self.limit and not self.limit.expired():
             self.limit.reschedule(asyncio.get_running_loop().time())
+
+
+def declared_bytes(content_length: str) -> float | None:
+    """Read a Content-Length: None where it is no number, infinite where it has more digits than any body has bytes."""
+    if not content_length.isdecimal():
+        return None
+    return int(content_length) if len(content_length) <= _LENGTH_DIGITS else math.inf
 
 
 def _is_gzip(request: Request) -> bool:

@@ -151,7 +151,7 @@ class Pipeline:
             truncated = {work.distinct[place] for place, pair in zip(places, pairs, strict=True) if pair.truncated}
             self._refuse_truncation(work.query, [index for index, text in enumerate(work.texts) if text in truncated])
             windows = [(place, window) for place, pair in zip(places, pairs, strict=True) for window in Windows(pair).parts()]
-            with self._admission.more_windows(len(windows) - len(places), work.place):
+            with self._admission.held(len(windows) - len(places), work.place):
                 await self._score(work, pairs, windows, progress)
 
     async def _score(

@@ -31,7 +31,6 @@ from bento_service.pipeline import Pipeline
 from bento_service.quota import Quota
 from bento_service.schemas import CacheUse, RerankQuery, RerankResult, cache_use
 from bento_service.settings import Settings
-from bento_service.turns import Turns
 
 # Of one request to /score: as many pairs as a Scorer takes in one call.
 _QUERIES_AT_ONCE = 32
@@ -60,7 +59,6 @@ class Routes:
     ) -> None:
         self._pipeline = pipeline
         self._quota = quota
-        self._turns = Turns()
         self._intake = Intake(
             max_bytes=settings.max_body_bytes,
             max_memory_bytes=settings.body_memory_bytes_per_worker,
@@ -82,7 +80,8 @@ class Routes:
         try:
             with self._intake.share() as share:
                 # Not kept here: it may wait long for its scores.
-                return await unless_gone(request, self._answer_body(request, share, await share.read(request), choose, start))
+                work = self._answer_body(request, share, await self._intake.read(share, request), choose, start)
+                return await unless_gone(request, work)
         except ClientGone:
             return client_gone_response()
         except RequestError as error:
@@ -92,8 +91,8 @@ class Routes:
         """Answer a request in the words of its dialect, whatever happens."""
         dialect: Dialect = NATIVE  # what cannot be read is answered in the words that most clients read
         try:
-            read = partial(parse, self._settings.max_documents)
-            fields = await share.fields(body, read, turns=self._turns, timeout_seconds=self._seconds_left(start))
+            reading = partial(parse, self._settings.max_documents)
+            fields = await self._intake.fields(share, body, reading, timeout_seconds=self._seconds_left(start))
             del body
             dialect = choose(fields)
             use = cache_use(request.headers.get("cache-control", ""))

@@ -22,7 +22,8 @@ class PairKeys:
     """Keys of one request's pairs.
 
     fingerprint: of the model, 64 hex digits · query: digest of all but the document · pairs: digest of each pair, in the
-    order of the documents; unlike any other query's · windows: whether documents are read in windows · under: makes the keys of the same pairs for another fingerprint.
+    order of the documents; unlike any other query's · under: makes the keys of the same pairs for
+    another fingerprint · windows: whether documents are read in windows.
     """
 
     fingerprint: str

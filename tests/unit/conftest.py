@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from parts import make_info
 from prometheus_client import REGISTRY
+from tokenizers import Tokenizer
 
 from bento_service import scorer_link
 from bento_service.metrics import EntryMetrics
@@ -46,6 +47,15 @@ def make_tokenizer(builtin_folder: Path) -> Iterator[Callable[..., PairTokenizer
             return made
 
         yield make
+
+
+@pytest.fixture(scope="session")
+def reference(builtin_folder: Path) -> Tokenizer:
+    """Return the plain Rust tokenizer of the same file."""
+    tokenizer = Tokenizer.from_file(str(builtin_folder / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 @pytest.fixture

@@ -144,14 +144,14 @@ async def until_probed(shared: SharedCache) -> None:
 
 @played
 async def test_many_requests_that_meet_a_hanging_redis_wait_no_longer_than_one(entry_metrics: EntryMetrics) -> None:
-    """They fail together."""
+    """They fail together, those included that are in line for a call when nobody asks Redis any more."""
     with RedisServer() as server:
         async with sharing(server.url, entry_metrics, timeout_seconds=0.15) as shared:
             server.pause()
             begun = time.monotonic()
-            claims = await asyncio.gather(*(look_up(shared, TEN) for _ in range(100)))
+            claims = await asyncio.gather(*(look_up(shared, TEN) for _ in range(200)))
             assert time.monotonic() - begun < 0.6
-            assert claims == [ALONE] * 100
+            assert claims == [ALONE] * 200
             assert shared.state == "open"
 
 
@@ -219,15 +219,3 @@ async def test_a_burst_that_gets_no_turns_does_not_switch_redis_off(
             connection._turns.release()
         assert (await look_up(shared, TEN)).owned == ALONE.owned
         assert len((await look_up(shared, TEN, b"another one!")).foreign) == 10
-
-
-@played
-async def test_calls_in_line_when_redis_is_switched_off_do_not_wait_for_it(entry_metrics: EntryMetrics) -> None:
-    """A burst on a Redis that hangs costs each request one time-out, not one for each that is in line before it."""
-    with RedisServer() as server:
-        async with sharing(server.url, entry_metrics, timeout_seconds=0.3) as shared:
-            server.pause()
-            begun = time.monotonic()
-            assert await asyncio.gather(*(look_up(shared, TEN) for _ in range(200))) == [ALONE] * 200
-            assert time.monotonic() - begun < 1.2
-            assert shared.state == "open"

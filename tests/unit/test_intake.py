@@ -14,7 +14,7 @@ from caller_parts import Caller, played
 from bento_service import intake as room
 from bento_service.errors import BodiesFull, BodyTimeout, BodyTooLarge, InvalidRequest, UnsupportedMedia
 from bento_service.intake import ClientGone, Intake, Share
-from bento_service.turns import Effort, Turns
+from bento_service.turns import Effort
 
 
 def intake(max_bytes: int = 10, max_memory_bytes: int = 1_000_000, timeout_seconds: float = 5.0) -> Intake:
@@ -25,16 +25,16 @@ def intake(max_bytes: int = 10, max_memory_bytes: int = 1_000_000, timeout_secon
 async def read(caller: Caller, bodies: Intake) -> bytes:
     """Read a body and give its memory back."""
     with bodies.share() as share:
-        return await whole(share, caller)
+        return await whole(bodies, share, caller)
 
 
-async def whole(share: Share, caller: Caller, turns: Turns | None = None) -> bytes:
+async def whole(bodies: Intake, share: Share, caller: Caller) -> bytes:
     """Read a body and unpack it."""
 
     async def as_it_is(body: bytes, _: Effort) -> bytes:
         return body
 
-    return await share.fields(await share.read(caller.request), as_it_is, turns=turns or Turns(), timeout_seconds=5.0)
+    return await bodies.fields(share, await bodies.read(share, caller.request), as_it_is, timeout_seconds=5.0)
 
 
 @pytest.mark.parametrize("chunks", [[], [b""], [b"0123456789"], [b"01234", b"56789"], [b"", b"0", b"123456789", b""]])
@@ -93,7 +93,7 @@ async def test_memory_is_held_until_the_request_is_answered() -> None:
     """A parsed body is no smaller than the bytes it came in."""
     bodies = intake()
     with bodies.share() as share:
-        await share.read(Caller(b"0123456").request)
+        await bodies.read(share, Caller(b"0123456").request)
         assert bodies.held_bytes == 7
     assert bodies.held_bytes == 0
 
@@ -127,7 +127,7 @@ async def test_what_is_being_answered_is_never_thrown_away(monkeypatch: pytest.M
     monkeypatch.setattr(room, "BIG_BYTES", 10)
     bodies = intake(max_bytes=100, max_memory_bytes=100)
     with bodies.share() as first:
-        await first.read(Caller(b"f" * 95).request)
+        await bodies.read(first, Caller(b"f" * 95).request)
         with pytest.raises(BodiesFull):
             await read(Caller(b"s" * 11), bodies)
         with pytest.raises(BodiesFull):
@@ -148,7 +148,7 @@ async def test_gzip_is_unpacked(encoding: str) -> None:
     """To the limit, and counted as what it is unpacked to."""
     bodies = intake(max_bytes=5000)
     with bodies.share() as share:
-        assert await whole(share, Caller(gzip.compress(b"x" * 5000), content_encoding=encoding)) == b"x" * 5000
+        assert await whole(bodies, share, Caller(gzip.compress(b"x" * 5000), content_encoding=encoding)) == b"x" * 5000
         assert bodies.held_bytes == 5000
 
 

@@ -24,15 +24,6 @@ WORDS = ["the", "river", "rises,", "crosses", "3", "plains;", "Größe", "中文
 SEAM = room._CHARACTERS_PER_TOKEN * (WINDOW - 2 + room._UNTRUSTED_TOKENS)
 
 
-@pytest.fixture(scope="module")
-def reference(builtin_folder: Path) -> Tokenizer:
-    """Return the plain Rust tokenizer of the same file."""
-    tokenizer = Tokenizer.from_file(str(builtin_folder / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
 def _encode(tokenizer: PairTokenizer, query: str, documents: Sequence[str], limit: int | None = None) -> list[TokenizedPair]:
     return tokenizer.encode_now(query, documents, Cut(limit), 12.5, 7)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,15 +51,6 @@ class LoggedTokenizer(PairTokenizer):
         """Take note."""
         self.jobs.append((request, list(map(len, documents))))
         return super().encode_now(query, documents, cut, deadline, request, **named)
-
-
-@pytest.fixture(scope="module")
-def reference(builtin_folder: Path) -> Tokenizer:
-    """Return the plain Rust tokenizer of the same file."""
-    tokenizer = Tokenizer.from_file(str(builtin_folder / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
 
 
 def _encode(tokenizer: PairTokenizer, *documents: str, query: str = "q") -> list[TokenizedPair]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,15 +31,6 @@ WORDS = [
 ]
 QUERY = "which river?"
 KINDS = ["cross-encoder", "bi-encoder"]
-
-
-@pytest.fixture(scope="module")
-def reference(builtin_folder: Path) -> Tokenizer:
-    """Return the plain Rust tokenizer of the same file."""
-    tokenizer = Tokenizer.from_file(str(builtin_folder / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
 
 
 def _text(seed: int, words: int) -> str:
