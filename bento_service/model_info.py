@@ -15,9 +15,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from bento_service.errors import ModelError
 from bento_service.settings import Quantization
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MODULE = "reranker"
 TOKENIZER_FILE = "tokenizer.json"
+QUANTISED_FILE = "quantised.safetensors"
 Kind = Literal["cross-encoder", "bi-encoder"]
 Activation = Literal["sigmoid", "identity", "cosine"]
 
@@ -43,8 +44,9 @@ class ModelInfo(BaseModel):
     kind: Kind
     architecture: str
     quantization: Quantization
-    quantization_effective: Quantization
     dtype: str
+    # The largest difference of a golden pair's score, 0..1, from full precision, when the variant was saved.
+    drift: float = 0.0
     max_length: int
     activation: Activation
     uses_token_types: bool

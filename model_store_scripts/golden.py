@@ -53,12 +53,19 @@ def load_reference(folder: Path, findings: Findings, *, trust_remote_code: bool)
 
 def score_golden(model: Any, findings: Findings) -> list[GoldenPair]:
     """Score PAIRS one by one, without our batching, padding or tokenising, on the 0..1 scale."""
-    score = _cross_score if findings.kind == "cross-encoder" else _bi_score
-    with torch.inference_mode():
-        golden = [GoldenPair(query=query, document=text, score=score(model, findings, query, text)) for query, text in PAIRS]
+    golden = [
+        GoldenPair(query=query, document=text, score=reference_score(model, findings, query, text)) for query, text in PAIRS
+    ]
     if not all(math.isfinite(pair.score) for pair in golden):
         raise ModelError("the model's scores are not finite numbers: its weights are damaged, give a complete model")
     return golden
+
+
+def reference_score(model: Any, findings: Findings, query: str, text: str) -> float:
+    """Score one pair with transformers alone, on the 0..1 scale."""
+    score = _cross_score if findings.kind == "cross-encoder" else _bi_score
+    with torch.inference_mode():
+        return score(model, findings, query, text)
 
 
 def _cross_score(model: Any, findings: Findings, query: str, text: str) -> float:

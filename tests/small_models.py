@@ -22,7 +22,7 @@ from bento_service.model_info import ModelInfo
 from bento_service.pairs import Outcome, PairScore, TokenPair
 from bento_service.scorer.engine import ScoringEngine
 from bento_service.scorer.loading import TOKENIZER_FILE, load_scorer
-from bento_service.settings import Settings
+from bento_service.settings import Quantization, Settings
 from bento_service.tokenizer import Cut, PairTokenizer
 from model_store_scripts.save_model import save_model
 
@@ -317,12 +317,12 @@ def raw_scores(engine: ScoringEngine, tokens: Sequence[TokenPair]) -> np.ndarray
     return np.array([score.raw for score in scores], np.float32)
 
 
-def serve(source: Path | str, *, name: str | None = None) -> ServedModel:
-    """Save a model into the store and load it from there, with default settings on the CPU."""
-    tag = save_model(str(source), name=name)
+def serve(source: Path | str, *, name: str | None = None, quantization: Quantization = "none") -> ServedModel:
+    """Save a model into the store and load it from there on the CPU."""
+    tag = save_model(str(source), name=name, quantization=quantization)
     stored = bentoml.models.get(tag)
     folder = Path(stored.path)
     info = ModelInfo.from_metadata(stored.info.metadata, tag)
-    scorer = load_scorer(folder, info, Settings(RERANKER_DEVICE="cpu"))
+    scorer = load_scorer(folder, info, Settings(RERANKER_DEVICE="cpu", QUANTIZATION=quantization))
     tokenizer = PairTokenizer(folder / TOKENIZER_FILE, info, max_length=scorer.max_length)
     return ServedModel(tag, folder, info, tokenizer, scorer.engine)
