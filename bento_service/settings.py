@@ -365,8 +365,6 @@ def load_settings() -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = str(first["loc"][0]) if first["loc"] else ""
-        if name == "QUANTIZATION" and os.environ.get(name, "").lower() in ("int8", "nf4"):
-            raise SettingsError(f"QUANTIZATION={os.environ[name]} {NOT_YET} or take none, fp16, bf16 or auto") from None
         message = str(first["msg"]).removeprefix("Value error, ")
         raise SettingsError(f"{name}: {message}" if name else message) from None
 
