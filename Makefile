@@ -22,7 +22,7 @@ WANTED := $(if $(filter true,$(ENABLE_MIXED_PRECISION)),bf16,$(QUANTIZATION))
 SAVED := $(if $(filter-out auto none,$(WANTED)),$(WANTED),none)
 SAVE := $(BIN)/python -m model_store_scripts.save_model --quantization $(SAVED) $(if $(NAME),--name "$(NAME)") \
 	$(if $(REVISION),--revision "$(REVISION)") $(if $(MAX_LENGTH),--max-length $(MAX_LENGTH)) $(if $(KIND),--kind $(KIND)) \
-	$(if $(ACTIVATION),--activation $(ACTIVATION)) $(if $(TRUST_REMOTE_CODE),--trust-remote-code)
+	$(if $(ACTIVATION),--activation $(ACTIVATION)) $(if $(TEMPLATE),--template "$(TEMPLATE)") $(if $(TRUST_REMOTE_CODE),--trust-remote-code)
 BUILTIN_ENTRY := all-minilm-l6-v2$(if $(filter-out none,$(SAVED)),-$(SAVED))
 
 .DEFAULT_GOAL := help

@@ -1,9 +1,8 @@
-"""The two model kinds: which sequences must be computed for some pairs, and how their outputs become raw scores."""
+"""The model kinds: which sequences must be computed for some pairs, and how their outputs become raw scores."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,18 +14,12 @@ from transformers.utils import logging as transformers_logging
 
 from bento_service.model_info import ModelInfo
 from bento_service.pairs import TokenPair
+from bento_service.scorer.row import Row
+from bento_service.scorer.yes_no import load_yes_no
 
 # Its bars and reports would fill the server's log.
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One sequence of a forward pass; type_ids None means all 0."""
-
-    ids: npt.NDArray[np.uint32]
-    type_ids: npt.NDArray[np.uint8] | None
 
 
 class Encoder(Protocol):
@@ -112,6 +105,8 @@ class BiEncoder:
 
 def load_encoder(folder: Path, info: ModelInfo, *, dtype: torch.dtype, device: torch.device) -> Encoder:
     """Load the weights of a stored model onto a device; only safetensors are read."""
+    if info.kind == "yes-no":
+        return load_yes_no(folder, info, dtype=dtype, device=device)
     family = AutoModelForSequenceClassification if info.kind == "cross-encoder" else AutoModel
     model = family.from_pretrained(
         str(folder), dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=info.trust_remote_code
