@@ -69,7 +69,7 @@ setup-fuzz: $(FUZZ_VENV)/.made ## make the environment of schemathesis
 setup-clients: ## make the environments of the client packages that the tests call
 	@$(MAKE) --jobs 2 $(CLIENTS:=/.made)
 
-model: setup ## save MODEL=<hub id, folder or builtin> [QUANTIZATION=fp16|bf16] [NAME=…]; the last line is its tag
+model: setup ## save MODEL=<hub id, folder or builtin> [QUANTIZATION=fp16|bf16] [NAME=…] [TEMPLATE=qwen3]; the last line is its tag
 	@test -n "$(MODEL)" || { echo "error: say which: make model MODEL=<hub id, folder or builtin>" >&2; exit 1; }
 	@$(SAVE) --model "$(MODEL)"
 

@@ -163,6 +163,7 @@ def load_yes_no(folder: Path, info: ModelInfo, *, dtype: torch.dtype, device: to
         head = loaded.score.weight.detach()[0].float()
     model = loaded.base_model.to(device).eval()
     full = set(getattr(model.config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
-    shares = device.type == "cpu" and model.config.model_type in _SHARING and full
+    plain = full and model.config._attn_implementation == "sdpa"  # noqa: SLF001  transformers tells it nowhere else
+    shares = plain and device.type == "cpu" and model.config.model_type in _SHARING
     prefixes = Prefixes(max_tokens=_KEPT_TOKENS, pass_tokens=_PASS_TOKENS) if shares else None
     return YesNo(model, head.to(device), device=device, prefixes=prefixes)

@@ -13,11 +13,12 @@ from sentence_transformers import CrossEncoder
 
 from bento_service.pairs import TokenPair
 from bento_service.ranking import activate
+from bento_service.scorer import yes_no
 from bento_service.scorer.device import multiplies_bf16
 from bento_service.scorer.encoders import load_encoder
 from bento_service.scorer.engine import ScoringEngine
 from bento_service.scorer.prefixes import Prefixes
-from bento_service.scorer.yes_no import YesNo
+from bento_service.scorer.yes_no import _SHARING, YesNo
 from bento_service.tokenizer import Cut
 from model_store_scripts.templates import _QWEN3
 from small_models import DOCUMENTS, PROMPT_WINDOW, QUERIES, ServedModel, make_yes_no, raw_scores, serve
@@ -149,14 +150,21 @@ def test_scores_are_those_of_sentence_transformers(tmp_path: Path) -> None:
     assert np.abs(probabilities(ours) - asked).max() < TOLERANCE
 
 
-@pytest.mark.parametrize("architecture", ["causal", "classifier"])
-@pytest.mark.parametrize("max_batch_tokens", [None, 1, 700])
+@pytest.mark.parametrize(
+    ("architecture", "max_batch_tokens", "most_keys"),
+    [("causal", None, 16384), ("causal", 1, 16384), ("causal", None, 500), ("classifier", 700, 16384)],
+)
 def test_a_pair_s_score_does_not_depend_on_its_companions(
-    made: Callable[[str], tuple[Path, ServedModel]], architecture: str, max_batch_tokens: int | None
+    made: Callable[[str], tuple[Path, ServedModel]],
+    architecture: str,
+    max_batch_tokens: int | None,
+    most_keys: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Alone in a fresh engine, or with others that share its prefix, in any order and micro-batch."""
+    """Alone in a fresh engine, or with others that share its prefix, in any order and micro-batch, in one pass or in pieces of it."""
+    monkeypatch.setattr(yes_no, "_MOST_KEYS", most_keys)
     _, model = made(architecture)
-    pairs = model.tokens(PAIRS)
+    pairs = model.tokens(PAIRS[:40])
     alone = np.concatenate([raw_scores(engine(model), [pair]) for pair in pairs])
     order = np.random.default_rng(3).permutation(len(pairs))
     together = raw_scores(engine(model, max_batch_tokens=max_batch_tokens), [pairs[place] for place in order])
@@ -164,6 +172,36 @@ def test_a_pair_s_score_does_not_depend_on_its_companions(
     warm = engine(model)
     one_by_one = np.concatenate([raw_scores(warm, [pair]) for pair in pairs])
     assert np.abs(one_by_one - alone).max() < INVARIANCE
+
+
+@pytest.mark.parametrize("model_type", sorted(_SHARING))
+def test_every_family_that_shares_prefixes_scores_as_without(model_type: str) -> None:
+    """Of the pairs of two queries, with prefixes of unlike lengths, in one batch."""
+    shape = {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 64,
+    }
+    config = transformers.AutoConfig.for_model(model_type, vocab_size=300, initializer_range=0.3, **shape)
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        model, head = transformers.AutoModel.from_config(config).eval(), torch.randn(32)
+    drawn = np.random.default_rng(5)
+    prefixes = [drawn.integers(1, 300, size).astype(np.uint32) for size in (20, 33)]
+    pairs = [
+        TokenPair(np.append(prefix, drawn.integers(1, 300, size).astype(np.uint32)), None, len(prefix), np.inf, 0)
+        for size in (1, 7, 7, 30)
+        for prefix in prefixes
+    ]
+    shared = YesNo(model, head, device=CPU, prefixes=Prefixes(max_tokens=100, pass_tokens=0))
+    assert all(row.prefix for row in shared.rows(pairs)[0])
+    scores, whole = (
+        raw_scores(ScoringEngine(it, device=CPU), pairs) for it in (shared, YesNo(model, head, device=CPU, prefixes=None))
+    )
+    assert whole.std() > 1
+    assert np.abs(scores - whole).max() < INVARIANCE * whole.std()
 
 
 def engine(model: ServedModel, *, max_batch_tokens: int | None = None, pass_tokens: int = 0) -> ScoringEngine:
