@@ -18,9 +18,9 @@ from bento_service.scorer.row import Row
 
 # Prefixes are shared in these, and on CPUs alone, where it was measured; others compute every pair whole.
 _SHARING = {"qwen2", "qwen3", "llama"}
-# Qwen3 with 6 layers of 512, one core, prefixes of 100 tokens and documents of 80 to 120, time whole over time shared (fp32, bf16; best of 9,
-# alternating): 1 pair 1.0, 0.6; 2 pairs 1.5, 1.1; 4 pairs 1.8, 1.3; 20 pairs 1.8, 1.7; 8 queries of 4 pairs in one batch 1.6 (bf16). One by
-# one: 2 pairs 0.9, 4 pairs 1.1, 20 pairs 1.5 (bf16). So a pass is worth 100 tokens saved, and a lone pair is not worth a pass.
+# load/bench_prefixes.py on one busy core, Qwen3 with 6 layers of 512, prefixes of 100 tokens, documents of 80 to 120; time whole over time
+# shared in fp32 and bf16: 1 pair 0.97, 0.87; 2 pairs 1.4, 1.15; 4 pairs 1.7, 1.4; 20 pairs 1.95, 1.8; 8 queries of 4 pairs 1.7, 1.6.
+# One pair a call: 2 pairs 0.9, 0.9; 4 pairs 1.3, 1.15; 20 pairs 1.7, 1.1. So 100 tokens saved are worth a pass, and a lone pair is not.
 _PASS_TOKENS = 64
 # In fp32 235 MB for Qwen3-Reranker-0.6B, which has 229 KB of keys and values for each token; some ten queries.
 _KEPT_TOKENS = 1024
