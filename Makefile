@@ -21,7 +21,7 @@ export TRANSFORMERS_VERBOSITY := error
 SAVED := $(if $(filter true,$(ENABLE_MIXED_PRECISION)),bf16,$(or $(QUANTIZATION),auto))
 SAVE := $(BIN)/python -m model_store_scripts.save_model --quantization $(SAVED) $(if $(NAME),--name "$(NAME)") \
 	$(if $(REVISION),--revision "$(REVISION)") $(if $(MAX_LENGTH),--max-length $(MAX_LENGTH)) $(if $(KIND),--kind $(KIND)) \
-	$(if $(ACTIVATION),--activation $(ACTIVATION)) $(if $(TRUST_REMOTE_CODE),--trust-remote-code)
+	$(if $(ACTIVATION),--activation $(ACTIVATION)) $(if $(TEMPLATE),--template "$(TEMPLATE)") $(if $(TRUST_REMOTE_CODE),--trust-remote-code)
 # Whether the built-in model is in the store: in the precision asked for, or in any.
 BUILTIN := $(BENTOML_STORE)/all-minilm-l6-v2
 BUILTIN_SAVED = $(wildcard $(if $(filter auto,$(SAVED)),$(BUILTIN)/latest $(BUILTIN)-*/latest,$(BUILTIN)$(if $(filter-out none,$(SAVED)),-$(SAVED))/latest))
@@ -70,7 +70,7 @@ setup-fuzz: $(FUZZ_VENV)/.made ## make the environment of schemathesis
 setup-clients: ## make the environments of the client packages that the tests call
 	@$(MAKE) --jobs 2 $(CLIENTS:=/.made)
 
-model: setup ## save MODEL=<hub id, folder or builtin> [QUANTIZATION=auto|none|fp16|bf16|int8|nf4] [NAME=…]; the last line is its tag
+model: setup ## save MODEL=<hub id, folder or builtin> [QUANTIZATION=auto|none|fp16|bf16|int8|nf4] [NAME=…] [TEMPLATE=qwen3]; the last line is its tag
 	@test -n "$(MODEL)" || { echo "error: say which: make model MODEL=<hub id, folder or builtin>" >&2; exit 1; }
 	@$(SAVE) --model "$(MODEL)"
 

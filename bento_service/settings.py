@@ -79,7 +79,7 @@ class Settings(BaseSettings):
         None,
         ge=16,
         validation_alias="RERANKER_MAX_LENGTH",
-        description="Tokens of a pair (bi-encoder: of a text), special tokens included. Default: the model's own window; more than that stops the start.",
+        description="Tokens of a pair (bi-encoder: of a text), special tokens and a yes/no model's prompt included. Default: the model's own window; more than that stops the start.",
     )
     workers: int = Field(
         1,

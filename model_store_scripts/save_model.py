@@ -58,6 +58,7 @@ def save_model(
     name: str | None = None,
     kind: Kind | None = None,
     activation: Any = None,
+    template: str | None = None,
     trust_remote_code: bool = False,
 ) -> str:
     """Save a model and return its full tag; a model that is there already, whole, is left as it is.
@@ -73,7 +74,13 @@ def save_model(
         print(f"note: {error}; {tag} was saved from it before and is used", file=sys.stderr)
         return tag
     findings = inspect(
-        source.folder, kind=kind, max_length=max_length, activation=activation, trust_remote_code=trust_remote_code
+        source.folder,
+        kind=kind,
+        max_length=max_length,
+        activation=activation,
+        trust_remote_code=trust_remote_code,
+        origin=source.origin,
+        template=template,
     )
     if findings.activation == "identity":
         print("note: this model's own activation is Identity, so its scores are logits; --activation sigmoid maps them to 0..1")
@@ -103,6 +110,8 @@ def _version(source: Source, findings: Findings, hashes: dict[str, str]) -> str:
         findings.query_prompt,
         findings.document_prompt,
     ]
+    if findings.kind == "yes-no":
+        parts += [findings.instruction_prompt, findings.suffix, findings.answers]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -169,6 +178,8 @@ def _write_entry(
             query_prompt=findings.query_prompt,
             document_prompt=findings.document_prompt,
             instruction_prompt=findings.instruction_prompt,
+            suffix=findings.suffix,
+            answers=findings.answers,
             trust_remote_code=trust_remote_code,
             source_sha256=hashes,
             files_sha256={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
@@ -232,8 +243,12 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--max-length", type=int, help="tokens of a pair; default: the model's window")
     parser.add_argument("--name", help="name in the store; default: the model's own")
-    parser.add_argument("--kind", choices=["cross-encoder", "bi-encoder"], help="only where the config does not tell")
+    parser.add_argument("--kind", choices=["cross-encoder", "bi-encoder", "yes-no"], help="only where the config does not tell")
     parser.add_argument("--activation", choices=["sigmoid", "identity"], help="default: what the model declares, else sigmoid")
+    parser.add_argument(
+        "--template",
+        help="prompt of a yes/no model: `qwen3`, or a file with a chat template; default: what the model's files have",
+    )
     parser.add_argument("--trust-remote-code", action="store_true", help="run the model's own code, now and at every start")
     return parser
 
@@ -244,7 +259,8 @@ def main() -> int:
     torch.set_grad_enabled(mode=False)
     try:
         chosen = {
-            name: getattr(options, name) for name in ("revision", "max_length", "name", "kind", "activation", "trust_remote_code")
+            name: getattr(options, name)
+            for name in ("revision", "max_length", "name", "kind", "activation", "template", "trust_remote_code")
         }
         if options.quantization == "auto":
             tag = save_fastest(options.model, **chosen)

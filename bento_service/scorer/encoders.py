@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 
 from bento_service.pairs import TokenPair
-from bento_service.scorer.forward import Forward, Row
+from bento_service.scorer.forward import Forward
+from bento_service.scorer.row import Row
 
 
 class Encoder(Protocol):

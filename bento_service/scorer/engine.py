@@ -16,7 +16,7 @@ from bento_service.errors import DeviceLost
 from bento_service.pairs import Outcome, PairScore, TokenPair
 from bento_service.scorer.batching import plan, plan_packed
 from bento_service.scorer.encoders import Encoder
-from bento_service.scorer.forward import Row
+from bento_service.scorer.row import Row
 from bento_service.tally import Tally
 
 logger = logging.getLogger("bentoml.reranker")

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
+from bento_service.scorer.row import Row
+
 Pooling = Literal["mean", "cls", "max"]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One sequence of a forward pass; type_ids None means all 0."""
-
-    ids: npt.NDArray[np.uint32]
-    type_ids: npt.NDArray[np.uint8] | None
 
 
 class Forward(Protocol):

@@ -16,9 +16,10 @@ from torch.nn.functional import layer_norm
 
 from bento_service.scorer.attention import Packing, attend
 from bento_service.scorer.dense_linear import Gelu
-from bento_service.scorer.forward import Pooling, Row
+from bento_service.scorer.forward import Pooling
 from bento_service.scorer.int8_linear import Int8FeedForward
 from bento_service.scorer.linear import Int8Weights, as_linear, joined
+from bento_service.scorer.row import Row
 
 _GELUS: Mapping[str, Gelu] = {"gelu": "none", "gelu_python": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 

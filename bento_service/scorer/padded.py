@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from bento_service.scorer.forward import Pooling, Row, weight_bytes
+from bento_service.scorer.forward import Pooling, weight_bytes
+from bento_service.scorer.row import Row
 
 
 class PaddedForward:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
 from bento_service.model_info import QUANTISED_FILE, ModelInfo
@@ -19,6 +19,7 @@ from bento_service.scorer.linear import Int8Weights, as_linear
 from bento_service.scorer.packed import PackedForward, runs_packed
 from bento_service.scorer.padded import PaddedForward
 from bento_service.scorer.quantised import Parts, read_parts, unpacked
+from bento_service.scorer.yes_no import make_yes_no
 
 # Its bars and reports would fill the server's log.
 transformers_logging.disable_progress_bar()
@@ -27,7 +28,7 @@ transformers_logging.set_verbosity_error()
 
 def load_encoder(folder: Path, info: ModelInfo, *, precision: Precision, device: torch.device) -> Encoder:
     """Load the weights of a stored model onto a device; only safetensors are read."""
-    family = AutoModelForSequenceClassification if info.kind == "cross-encoder" else AutoModel
+    family = _family(info)
     quantised = info.quantization in ("int8", "nf4")
     # What is not quantised of such a model was saved in bf16 and stays so in memory, whatever flows between its layers.
     dtype = torch.bfloat16 if quantised else precision.dtype
@@ -38,8 +39,18 @@ def load_encoder(folder: Path, info: ModelInfo, *, precision: Precision, device:
     if quantised:
         _put_in(model, read_parts(folder / QUANTISED_FILE), precision)
     model = model.to(device).eval()
+    if info.kind == "yes-no":
+        if device.type == "cpu" and precision.kernel != "bitsandbytes":
+            _lay_out(model.base_model, precision.dtype)
+        return make_yes_no(model, info, device)
     forward = _forward(model, info, precision, device)
     return CrossEncoder(forward) if info.kind == "cross-encoder" else BiEncoder(forward)
+
+
+def _family(info: ModelInfo) -> Any:
+    if info.kind == "bi-encoder":
+        return AutoModel
+    return AutoModelForCausalLM if info.answers else AutoModelForSequenceClassification
 
 
 def _forward(model: Any, info: ModelInfo, precision: Precision, device: torch.device) -> Forward:
@@ -63,9 +74,9 @@ def _forward(model: Any, info: ModelInfo, precision: Precision, device: torch.de
 
 
 def head_modules(model: Any) -> Iterator[tuple[str, Any]]:
-    """The modules of a classifier behind its layers, which are small and stay in full precision; none for a bi-encoder."""
+    """The modules of a classifier behind its layers, which are small and stay in full precision; a bi-encoder and a language model have none."""
     base = model.base_model
-    if base is model:
+    if base is model or model.get_output_embeddings() is not None:
         return
     yield from ((name, module) for name, module in model.named_children() if module is not base)
     pooler = getattr(base, "pooler", None)

@@ -14,8 +14,8 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from bento_service.errors import ModelError
 from bento_service.pairs import TokenPair
 from bento_service.ranking import activate
-from bento_service.scorer.forward import Row
 from bento_service.scorer.padded import padded
+from bento_service.scorer.row import Row
 from bento_service.tokenizer import Cut
 from model_store_scripts.sources import find_source
 from small_models import (

@@ -326,7 +326,10 @@ def refuse_bi_encoder(tmp_path: Path, damage: Callable[[Path], None]) -> Path:
 UNSUPPORTED: dict[str, tuple[str, Callable[[Path], None]]] = {
     "no config": ("no config.json: give a complete model", unlink("config.json")),
     "config of no known kind": ("pass --kind", lambda folder: edit_json(folder / "config.json", architectures=["BertModel"])),
-    "language model": ("not supported yet", lambda folder: edit_json(folder / "config.json", architectures=["BertForCausalLM"])),
+    "language model without a prompt": (
+        "pass --template",
+        lambda folder: edit_json(folder / "config.json", architectures=["BertForCausalLM"]),
+    ),
     "tokenizer that is not JSON": ("tokenizer cannot be loaded", lambda folder: (folder / "tokenizer.json").write_text("{")),
     "unknown activation": (
         "activation Tanh.* pass --activation",

@@ -12,7 +12,7 @@ import torch
 
 from bento_service.pairs import Outcome, PairScore, TokenPair
 from bento_service.scorer.engine import ScoringEngine
-from bento_service.scorer.forward import Row
+from bento_service.scorer.row import Row
 from bento_service.tally import Tally
 
 CPU = torch.device("cpu")

@@ -13,8 +13,8 @@ import torch
 from bento_service.pairs import Outcome, PairScore, TokenPair
 from bento_service.scorer.encoders import BiEncoder
 from bento_service.scorer.engine import MAX_BATCH_TOKENS, ScoringEngine
-from bento_service.scorer.forward import Row
 from bento_service.scorer.padded import PaddedForward
+from bento_service.scorer.row import Row
 from bento_service.tally import Tally
 
 CPU = torch.device("cpu")

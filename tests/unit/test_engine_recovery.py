@@ -12,7 +12,7 @@ import torch
 from bento_service.errors import DeviceLost
 from bento_service.pairs import Outcome, PairScore, TokenPair
 from bento_service.scorer.engine import BATCHES_TO_GROW, ScoringEngine, _out_of_memory
-from bento_service.scorer.forward import Row
+from bento_service.scorer.row import Row
 from bento_service.tally import Tally
 
 CPU = torch.device("cpu")

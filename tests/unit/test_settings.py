@@ -89,7 +89,7 @@ def test_a_bad_value_names_its_variable_in_one_line(monkeypatch: pytest.MonkeyPa
 def test_a_quantization_that_is_not_offered_says_what_is(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     """The line names the values that can be taken instead."""
     monkeypatch.setenv("QUANTIZATION", value)
-    with pytest.raises(SettingsError, match="QUANTIZATION.*'auto', 'none', 'fp16', 'bf16', 'int8' or 'nf4'"):
+    with pytest.raises(SettingsError, match=r"QUANTIZATION.*'auto', 'none', 'fp16', 'bf16', 'int8' or 'nf4'"):
         load_settings()
 
 
