@@ -1,6 +1,6 @@
 """Speed of the scorer called directly and over HTTP, alternating, in one run: `make bench`.
 
-Direct: one process, texts in and scores out, 20 and 160 pairs a call, fp32 and bf16. HTTP: a real `bentoml serve`,
+Direct: one process, texts in and scores out, 20 and 160 pairs a call, fp32, bf16 and int8. HTTP: a real `bentoml serve`,
 8 clients x 20 documents, all text new. The model is the MiniLM-L6 cross-encoder shape with random weights
 (speed does not depend on them) and the built-in model's tokenizer. Machines are shared: compare ratios.
 """
@@ -29,7 +29,8 @@ from texts import Texts  # noqa: E402  the path must be set first
 NAME = "bench-minilm-l6"
 CLIENTS, DOCUMENTS = 8, 20
 CALL_SIZES = (20, 160)
-PRECISIONS = ("none", "bf16")
+PRECISIONS = ("none", "bf16", "int8")
+LABELS = ("fp32", "bf16", "int8")
 
 
 def make_model(home: Path) -> None:
@@ -163,11 +164,11 @@ def run(rounds: int, seconds: float) -> dict[str, object]:
     os.environ["BENTOML_HOME"] = str(home)
     try:
         make_model(home)
-        raw: dict[str, list[dict[str, object]]] = {"direct fp32": [], "direct bf16": [], "http fp32": [], "http bf16": []}
+        raw: dict[str, list[dict[str, object]]] = {f"{kind} {label}": [] for kind in ("direct", "http") for label in LABELS}
         from servers import Server
 
         for turn in range(rounds):
-            for quantization, label in zip(PRECISIONS, ("fp32", "bf16"), strict=True):
+            for quantization, label in zip(PRECISIONS, LABELS, strict=True):
                 raw[f"direct {label}"].append(direct_in_own_process(quantization, seconds, 1000 * turn))
                 with Server(home, RERANKER_MODEL=NAME, QUANTIZATION=quantization) as server:
                     over_http(server.port, 3, 1000 * turn + 500)
@@ -196,7 +197,7 @@ def summary(raw: dict[str, list[dict[str, object]]]) -> dict[str, object]:
         return statistics.median(values)
 
     result: dict[str, object] = {"machine": {"cpus": os.cpu_count(), "python": platform.python_version()}}
-    for label in ("fp32", "bf16"):
+    for label in LABELS:
         direct_160 = median(f"direct {label}", "160", "pairs_per_second")
         http = median(f"http {label}", "pairs_per_second")
         result[label] = {
@@ -211,9 +212,9 @@ def summary(raw: dict[str, list[dict[str, object]]]) -> dict[str, object]:
             "real_token_share_at_20": round(median(f"direct {label}", "20", "real_token_share"), 3),
             "real_token_share_at_160": round(median(f"direct {label}", "160", "real_token_share"), 3),
         }
-    result["bf16_over_fp32_direct_at_160"] = round(
-        median("direct bf16", "160", "pairs_per_second") / median("direct fp32", "160", "pairs_per_second"), 2
-    )
+    for label in LABELS[1:]:
+        ratio = median(f"direct {label}", "160", "pairs_per_second") / median("direct fp32", "160", "pairs_per_second")
+        result[f"{label}_over_fp32_direct_at_160"] = round(ratio, 2)
     return result
 
 
