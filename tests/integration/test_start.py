@@ -43,8 +43,11 @@ def failure(home: Path, **settings: object) -> str:
         ({"RERANKER_WORKER": "2"}, "did you mean RERANKER_WORKERS?"),
         ({"ENABLE_TORCH_COMPILE": "true"}, "ENABLE_TORCH_COMPILE is not offered by this version"),
         ({"MICRO_BATCH_WINDOW_MS": "10"}, "MICRO_BATCH_WINDOW_MS has no effect here"),
-        ({"QUANTIZATION": "int8"}, "QUANTIZATION=int8 is not offered by this version"),
-        ({"QUANTIZATION": "auto", "ENABLE_MIXED_PRECISION": "true"}, "ENABLE_MIXED_PRECISION=true means QUANTIZATION=bf16"),
+        (
+            {"QUANTIZATION": "int8"},
+            "save it with `make model MODEL=sentence-transformers/all-MiniLM-L6-v2 QUANTIZATION=int8 NAME=all-minilm-l6-v2`",
+        ),
+        ({"QUANTIZATION": "int8", "ENABLE_MIXED_PRECISION": "true"}, "ENABLE_MIXED_PRECISION=true means QUANTIZATION=bf16"),
         ({"QUANTIZATION": "fp16"}, "QUANTIZATION=fp16 NAME=all-minilm-l6-v2`"),
         ({"RERANKER_MODEL": "absent:1"}, "model absent:1 is not in the Bento model store: save it with `make model"),
         ({"RERANKER_API_KEYS_FILE": "/absent"}, "RERANKER_API_KEYS_FILE: the file cannot be read as text"),
