@@ -85,6 +85,7 @@ def test_a_closed_loop_counts_what_was_answered_and_what_failed(ranker: tuple[En
     assert window.failures[0].startswith("503: ")
     assert (window.tokens, window.cached) == (7 * FAILS_AFTER, FAILS_AFTER)
     assert window.requests_per_second == FAILS_AFTER / window.seconds
+    assert sum(window.latencies) <= 2 * window.seconds  # a client waits for one answer at a time
     assert len(set(seen)) == len(seen)
 
 
