@@ -15,7 +15,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -91,12 +91,12 @@ def own_system(home: Path, source: Path, precision: Quantization, running: conte
 
 
 @contextlib.contextmanager
-def systems(home: Path) -> Iterator[list[System]]:
+def systems(home: Path, precisions: Sequence[Quantization]) -> Iterator[list[System]]:
     """Start all servers; they end with the block, whatever ends it."""
     os.environ["BENTOML_HOME"] = str(home)
     source = make_source(home)
     with contextlib.ExitStack() as running:
-        own = (own_system(home, source, precision, running) for precision in get_args(Quantization))
+        own = (own_system(home, source, precision, running) for precision in precisions)
         found = [system for system in own if system]
         for name, start in ((SENTENCE_TRANSFORMERS, sentence_transformers), (INFINITY, infinity)):
             peer = running.enter_context(start(source))
@@ -168,10 +168,10 @@ def rounds(found: list[System], plan: Plan) -> Iterator[dict[str, Any]]:
                 yield figures(system, turn, "open", window, fraction=fraction, offered_requests_per_second=round(offered, 4))
 
 
-def run(plan: Plan, told: dict[str, Any]) -> dict[str, Any]:
+def run(plan: Plan, precisions: Sequence[Quantization], told: dict[str, Any]) -> dict[str, Any]:
     """Start, warm, measure, end; returns all raw figures."""
     begin = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="reranker-compare-") as folder, systems(Path(folder)) as found:
+    with tempfile.TemporaryDirectory(prefix="reranker-compare-") as folder, systems(Path(folder), precisions) as found:
         for system in found:
             bodies = Bodies(10**6, plan.documents, 0)
             closed_loop(system.endpoint, bodies, clients=WARM_CLIENTS, seconds=WARM_SECONDS)
@@ -215,6 +215,13 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, help="of each window")
     parser.add_argument("--clients", type=lambda text: tuple(map(int, text.split(","))), help="of the closed loop: 1,2,4")
     parser.add_argument("--fractions", type=lambda text: tuple(map(float, text.split(","))), help="of the open loop: 0.5,0.9")
+    parser.add_argument(
+        "--precisions",
+        nargs="+",
+        choices=get_args(Quantization),
+        default=get_args(Quantization),
+        help="default: all that run here",
+    )
     parser.add_argument("--reports", type=Path, default=REPORTS, help="folder that the report goes to")
     parser.add_argument("--render", action="store_true", help="measure nothing: write the report anew from its raw figures")
     return parser
@@ -226,7 +233,7 @@ def main() -> None:
     raw = options.reports / "compare.json"
     if not options.render:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers end with this process
-        result = run(chosen_plan(options), provenance(command(sys.argv[1:])))
+        result = run(chosen_plan(options), options.precisions, provenance(command(sys.argv[1:])))
         windows = ",\n".join(json.dumps(window) for window in result.pop("windows"))
         options.reports.mkdir(parents=True, exist_ok=True)
         raw.write_text(json.dumps(result, indent=1).removesuffix("\n}") + f',\n "windows": [\n{windows}\n]}}\n')

@@ -164,7 +164,7 @@ def markdown(result: dict[str, Any], quality: dict[str, Any] | None) -> str:
         "",
         (
             f"{SENTENCE_TRANSFORMERS} is `CrossEncoder.predict` as it comes (fp32, batches of 32) in a sync endpoint of FastAPI, whose threads run several requests at a time; {INFINITY} is its Python server on torch "
-            "(fp32, batches of 32). Neither has more threads or fewer than torch gives it by itself, as the service has."
+            "(fp32, batches of 32), without BetterTransformer, which the libraries that it installs no longer have. Neither has more threads or fewer than torch gives it by itself, as the service has."
         ),
         "",
         *system_lines(result),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import signal
 import statistics
 import subprocess
@@ -135,21 +136,27 @@ def row(measured: Measured, reference: Measured) -> dict[str, Any]:
     }
 
 
-def run(model: str, data: Sequence[Judged]) -> list[dict[str, Any]]:
-    """Measure every precision; fp32 comes first, since the others are compared with it."""
-    precisions = sorted(get_args(Quantization), key=lambda precision: precision != REFERENCE)
+def run(model: str, precisions: Sequence[Quantization], data: Sequence[Judged]) -> list[dict[str, Any]]:
+    """Measure fp32, and these precisions against it."""
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="reranker-quality-") as folder:
-        reference = measured = measure(Path(folder), model, REFERENCE, data)
+        reference = measure(Path(folder), model, REFERENCE, data)
         if reference.missing:
             raise SystemExit(f"error: {reference.missing}")
-        for precision in precisions:
-            if precision != REFERENCE:
-                measured = measure(Path(folder), model, precision, data)
+        for precision in (REFERENCE, *(precision for precision in precisions if precision != REFERENCE)):
+            measured = reference if precision == REFERENCE else measure(Path(folder), model, precision, data)
             rows.append(row(measured, reference))
             figures = {name: {**each, "by_query": "…"} for name, each in rows[-1].get("data", {}).items()}
             print(json.dumps(rows[-1] | {"data": figures}, ensure_ascii=False), flush=True)
     return rows
+
+
+def command(data: Sequence[Judged], model: str, precisions: Sequence[Quantization]) -> str:
+    """Spell the command that repeats this run; where folders lie is nobody's business."""
+    more = [] if model == "builtin" else ["--model", Path(model).name]
+    more += [] if precisions == get_args(Quantization) else ["--precisions", *precisions]
+    told = f'make quality DATA="{" ".join(f"<{judged.name}>" for judged in data)}"'
+    return told + (f' BENCH_ARGS="{shlex.join(more)}"' if more else "")
 
 
 def main() -> None:
@@ -157,16 +164,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of judged data")
     parser.add_argument("--model", default="builtin", help="as model_store_scripts.save_model takes it")
+    parser.add_argument(
+        "--precisions",
+        nargs="+",
+        choices=get_args(Quantization),
+        default=get_args(Quantization),
+        help="default: all that run here",
+    )
     parser.add_argument("--reports", type=Path, default=REPORTS, help="folder that the report goes to")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the server ends with this process
     data = [Judged.read(folder) for folder in options.data]
-    told = provenance(f'make quality DATA="{" ".join(f"<{judged.name}>" for judged in data)}"')
+    told = provenance(command(data, options.model, options.precisions))
     result = {
         "provenance": told,
-        "model": options.model if options.model == "builtin" else Path(options.model).name,
+        "model": Path(options.model).name,
         "versions": versions(Path(sys.executable), LIBRARIES),
-        "precisions": run(options.model, data),
+        "precisions": run(options.model, options.precisions, data),
     }
     options.reports.mkdir(parents=True, exist_ok=True)
     (options.reports / "quality.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

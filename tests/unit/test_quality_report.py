@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
 
 import quality
+from bento_service.settings import Quantization
 from evaluate import Judged
 from quality import Measured, Ranked, against, kendall_tau, row
 from quality_report import markdown
@@ -96,3 +97,14 @@ def test_scores_are_kept_in_the_order_of_the_candidates(tmp_path: Path) -> None:
     assert asked == [{"query": "who", "documents": ["ann", "bob", "cat"]}]
     assert ranked.scores == {"1": [0.5, 0.1, 0.9]}
     assert ranked.ndcg["1"] == pytest.approx((2 + 1 / 2) / (2 + 1 / 1.584962500721156))
+
+
+def test_the_command_in_the_report_repeats_the_run() -> None:
+    """With the names of the data, not their places."""
+    data = [Judged("web", {}, {}, {}, {}), Judged("news", {}, {}, {}, {})]
+    every = get_args(Quantization)
+    assert quality.command(data, "builtin", every) == 'make quality DATA="<web> <news>"'
+    assert (
+        quality.command(data[:1], "/models/mine", ["bf16"])
+        == 'make quality DATA="<web>" BENCH_ARGS="--model mine --precisions bf16"'
+    )
