@@ -24,12 +24,12 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests"), str(REPOSITORY / "load")]
 
 import httpx  # noqa: E402  the path must be set first
-import psutil  # noqa: E402
 
 from bench import NAME, make_source  # noqa: E402
 from bento_service.errors import ModelError  # noqa: E402
 from bento_service.settings import Quantization  # noqa: E402
 from compare_report import INFINITY, SENTENCE_TRANSFORMERS, label, write_report  # noqa: E402
+from cores import Meter  # noqa: E402
 from loops import Bodies, Endpoint, Window, closed_loop, open_loop  # noqa: E402
 from peer_servers import LIBRARIES, infinity, sentence_transformers  # noqa: E402
 from provenance import provenance, versions  # noqa: E402
@@ -121,30 +121,23 @@ def greatest_differences(found: list[System], body: bytes) -> dict[str, float]:
 
 def idle_cores(found: list[System]) -> float:
     """Measure how many cores all servers take together while nobody asks them anything."""
-
-    def spent() -> float:
-        first = [psutil.Process(system.process) for system in found]
-        every = [process for parent in first for process in (parent, *parent.children(recursive=True))]
-        return sum(sum(process.cpu_times()[:2]) for process in every)
-
-    before = spent()
+    meter = Meter([system.process for system in found])
     time.sleep(IDLE_SECONDS)
-    return (spent() - before) / IDLE_SECONDS
+    return meter.read()[0]
 
 
-def figures(system: System, turn: int, kind: str, window: Window, **load: float) -> dict[str, Any]:
+def figures(system: System, turn: int, window: Window, meter: Meter) -> dict[str, Any]:
     """Put a window's raw figures in a row."""
     return {
         "system": system.name,
         "round": turn,
-        "kind": kind,
-        **load,
         "requests": len(window.latencies),
         "requests_per_second": round(window.requests_per_second, 4),
         "seconds": round(window.seconds, 3),
         "failed": len(window.failures),
         "failures": sorted(set(window.failures))[:3],
         "cached": window.cached,
+        "cores_of_others": round(meter.read()[1], 2),
         "latencies_ms": [round(1000 * latency, 1) for latency in window.latencies],
     }
 
@@ -152,20 +145,22 @@ def figures(system: System, turn: int, kind: str, window: Window, **load: float)
 def rounds(found: list[System], plan: Plan) -> Iterator[dict[str, Any]]:
     """Measure in turns: every system under the same load with the same texts before the next load comes."""
     ready = int(READY_PER_SECOND * plan.seconds)
+    servers = [system.process for system in found]
     for turn in range(plan.rounds):
         capacity = {system.name: 0.0 for system in found}
         for step, clients in enumerate(plan.clients):
             for system in found:
-                bodies = Bodies(1000 * turn + step, plan.documents, ready)
+                bodies, meter = Bodies(1000 * turn + step, plan.documents, ready), Meter(servers)
                 window = closed_loop(system.endpoint, bodies, clients=clients, seconds=plan.seconds)
                 capacity[system.name] = max(capacity[system.name], window.requests_per_second)
-                yield figures(system, turn, "closed", window, clients=clients)
+                yield {"kind": "closed", "clients": clients} | figures(system, turn, window, meter)
         for step, fraction in enumerate(plan.fractions):
             for system in found:
-                seed, offered = 1000 * turn + 500 + step, fraction * capacity[system.name]
-                bodies = Bodies(seed, plan.documents, ready)
-                window = open_loop(system.endpoint, bodies, requests_per_second=offered, seconds=plan.seconds, seed=seed)
-                yield figures(system, turn, "open", window, fraction=fraction, offered_requests_per_second=round(offered, 4))
+                seed, rate = 1000 * turn + 500 + step, fraction * capacity[system.name]
+                bodies, meter = Bodies(seed, plan.documents, ready), Meter(servers)
+                window = open_loop(system.endpoint, bodies, requests_per_second=rate, seconds=plan.seconds, seed=seed)
+                load = {"kind": "open", "fraction": fraction, "offered_requests_per_second": round(rate, 4)}
+                yield load | figures(system, turn, window, meter)
 
 
 def run(plan: Plan, precisions: Sequence[Quantization], told: dict[str, Any]) -> dict[str, Any]:

@@ -126,6 +126,12 @@ def load_table(windows: Windows, documents: int) -> list[str]:
     return table(["system", "of its capacity", "pairs/s offered", "p50 ms", "p99 ms", "requests"], rows)
 
 
+def others(windows: Windows) -> str:
+    """Say how much of the machine went to programs that have no part in this."""
+    cores = [window["cores_of_others"] for window in windows]
+    return f"Other programs took {statistics.median(cores):.2f} cores in the median window and {max(cores):.2f} at most."
+
+
 def failure_lines(windows: Windows) -> list[str]:
     """Say how many requests failed, and what of."""
     failed = Counter({system: sum(window["failed"] for window in of(windows, system)) for system in names(windows)})
@@ -158,7 +164,7 @@ def markdown(result: dict[str, Any], quality: dict[str, Any] | None) -> str:
         (
             f"{plan['rounds']} round{'s'[: plan['rounds'] > 1]}, windows of {plan['seconds']:g} s, {plan['documents']} documents a request, all text new (a pair has about 107 tokens); {result['minutes']} minutes in all. "
             "All systems serve the same weights, the MiniLM-L6 cross-encoder shape with random values, and get the same texts. One server is asked at a time, in turns, while the "
-            f"others idle (all of them together took {result['idle_cores_of_all_servers']:g} cores then). The machine is shared: ratios count. Figures are medians over the rounds; in "
+            f"others idle (all of them together took {result['idle_cores_of_all_servers']:g} cores then). {others(windows)} Ratios count. Figures are medians over the rounds; in "
             "parentheses the rounds themselves. p50 and p99 are of all rounds' requests together: of fewer than 100 requests, p99 is the slowest."
         ),
         "",

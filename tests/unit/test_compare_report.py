@@ -23,6 +23,7 @@ def closed(system: str, turn: int, rate: float, latencies: list[float], clients:
         "requests_per_second": rate,
         "failed": failed,
         "failures": ["503: busy"] * failed,
+        "cores_of_others": rate / 10,
         "latencies_ms": latencies,
     }
 
@@ -89,6 +90,7 @@ def test_the_report_shows_figures_ratios_and_failures(result: dict[str, Any]) ->
     """Where they come from, too."""
     text = markdown(result, None)
     assert "`make compare` at commit 0123456 on 2026-01-02 03:04 UTC; 2 cores of a CPU" in text
+    assert "Other programs took 0.20 cores in the median window and 0.60 at most." in text
     assert "| this service, bf16 | 100.0 |" in text
     assert "| this service, bf16 | 200 / 400 (4) |" in text
     assert (
