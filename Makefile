@@ -19,13 +19,14 @@ MAKEFLAGS += --no-print-directory
 export BENTOML_DO_NOT_TRACK := True
 export TRANSFORMERS_VERBOSITY := error
 
-# The variant that is saved: `auto` is the full-precision one, cast at load.
-WANTED := $(if $(filter true,$(ENABLE_MIXED_PRECISION)),bf16,$(QUANTIZATION))
-SAVED := $(if $(filter-out auto none,$(WANTED)),$(WANTED),none)
+# The variant that is saved: `auto` is the fastest on this machine that keeps its quality bound.
+SAVED := $(if $(filter true,$(ENABLE_MIXED_PRECISION)),bf16,$(or $(QUANTIZATION),auto))
 SAVE := $(BIN)/python -m model_store_scripts.save_model --quantization $(SAVED) $(if $(NAME),--name "$(NAME)") \
 	$(if $(REVISION),--revision "$(REVISION)") $(if $(MAX_LENGTH),--max-length $(MAX_LENGTH)) $(if $(KIND),--kind $(KIND)) \
-	$(if $(ACTIVATION),--activation $(ACTIVATION)) $(if $(TRUST_REMOTE_CODE),--trust-remote-code)
-BUILTIN_ENTRY := all-minilm-l6-v2$(if $(filter-out none,$(SAVED)),-$(SAVED))
+	$(if $(ACTIVATION),--activation $(ACTIVATION)) $(if $(TEMPLATE),--template "$(TEMPLATE)") $(if $(TRUST_REMOTE_CODE),--trust-remote-code)
+# Whether the built-in model is in the store: in the precision asked for, or in any.
+BUILTIN := $(BENTOML_STORE)/all-minilm-l6-v2
+BUILTIN_SAVED = $(wildcard $(if $(filter auto,$(SAVED)),$(BUILTIN)/latest $(BUILTIN)-*/latest,$(BUILTIN)$(if $(filter-out none,$(SAVED)),-$(SAVED))/latest))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev setup-fuzz setup-clients setup-peers model models verify serve build lint test chromium test-browser readme cache-clear bench bench-cache bench-dialects cache-layouts cache-faults hostile cache-property fuzz replay evaluate compare quality endurance clean
@@ -84,7 +85,7 @@ setup-clients: ## make the environments of the client packages that the tests ca
 setup-peers: ## make the environments of the servers that make compare measures beside this one
 	@$(MAKE) $(PEERS:=/.made)
 
-model: setup ## save MODEL=<hub id, folder or builtin> [QUANTIZATION=fp16|bf16] [NAME=…]; the last line is its tag
+model: setup ## save MODEL=<hub id, folder or builtin> [QUANTIZATION=auto|none|fp16|bf16|int8|nf4] [NAME=…] [TEMPLATE=qwen3]; the last line is its tag
 	@test -n "$(MODEL)" || { echo "error: say which: make model MODEL=<hub id, folder or builtin>" >&2; exit 1; }
 	@$(SAVE) --model "$(MODEL)"
 
@@ -97,13 +98,13 @@ verify: setup ## check a saved model: TAG=<tag>
 serve: setup ## serve on PORT: the built-in model, or RERANKER_MODEL=<tag>, or MODEL=<what to save first>
 	@if [ -n "$(MODEL)" ]; then \
 		echo "saving $(MODEL) …" >&2; tag="$$($(SAVE) --model "$(MODEL)" | tail -n 1)"; export RERANKER_MODEL="$$tag"; \
-	elif [ -z "$${RERANKER_MODEL:-}" ] && [ ! -e "$(BENTOML_STORE)/$(BUILTIN_ENTRY)/latest" ]; then \
+	elif [ -z "$${RERANKER_MODEL:-}" ] && [ -z "$(BUILTIN_SAVED)" ]; then \
 		$(SAVE) --model builtin; \
 	fi; \
 	exec $(BIN)/bentoml serve --port $(PORT)
 
 build: setup ## pack code and model into a Bento
-	@if [ -z "$${RERANKER_MODEL:-}" ] && [ ! -e "$(BENTOML_STORE)/$(BUILTIN_ENTRY)/latest" ]; then $(SAVE) --model builtin; fi
+	@if [ -z "$${RERANKER_MODEL:-}" ] && [ -z "$(BUILTIN_SAVED)" ]; then $(SAVE) --model builtin; fi
 	$(BIN)/bentoml build
 
 lint: setup-dev ## ruff and mypy

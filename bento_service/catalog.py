@@ -44,6 +44,7 @@ class Catalog:
             "kind": self._info.kind,
             "activation": self._info.activation,
             "quantization": status.quantization if status else None,
+            "quantization_asked": self._settings.asked_quantization,
             "device": status.device if status else None,
             "fingerprint": status.fingerprint if status else None,
         }

@@ -60,10 +60,9 @@ class Health:
             "backend": "pytorch",
             "device": status.device if status else None,
             "quantization": status.quantization if status else None,
-            "quantization_asked": self._settings.quantization
-            if self._settings.quantization == "auto"
-            else self._info.quantization,
+            "quantization_asked": self._settings.asked_quantization,
             "precision_reason": status.precision_reason if status else None,
+            "weight_bytes": status.weight_bytes if status else None,
             "dtype": status.dtype if status else None,
             "kind": self._info.kind,
             "activation": self._info.activation,

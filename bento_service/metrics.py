@@ -151,6 +151,31 @@ class ScorerMetrics:
         """Out-of-memory back-offs."""
         return Counter("reranker_memory_retries_total", "Forward passes repeated in halves because memory ran out.")
 
+    @cached_property
+    def models(self) -> Gauge:
+        """What each model worker runs; asked and quantization differ where it fell back."""
+        labels = ["asked", "quantization", "dtype", "device"]
+        return Gauge(
+            "reranker_model_workers",
+            "Model workers by the precision asked for and what runs.",
+            labels,
+            multiprocess_mode="livesum",
+        )
+
+    @cached_property
+    def fell_back(self) -> Gauge:
+        """An alert may watch this."""
+        return Gauge(
+            "reranker_quantization_fallbacks",
+            "Model workers that cannot run the precision asked for.",
+            multiprocess_mode="livesum",
+        )
+
+    def loaded(self, *, asked: str, quantization: str, dtype: str, device: str, fell_back: bool) -> None:
+        """Say what a model worker runs."""
+        self.models.labels(asked, quantization, dtype, device).set(1)
+        self.fell_back.set(fell_back)
+
     def observe(self, tally: Tally) -> None:
         """Count one Scorer batch."""
         self.batch_pairs.observe(tally.pairs)

@@ -15,10 +15,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from bento_service.errors import ModelError
 from bento_service.settings import Quantization
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MODULE = "reranker"
 TOKENIZER_FILE = "tokenizer.json"
-Kind = Literal["cross-encoder", "bi-encoder"]
+QUANTISED_FILE = "quantised.safetensors"
+Kind = Literal["cross-encoder", "bi-encoder", "yes-no"]
 Activation = Literal["sigmoid", "identity", "cosine"]
 
 
@@ -43,16 +44,21 @@ class ModelInfo(BaseModel):
     kind: Kind
     architecture: str
     quantization: Quantization
-    quantization_effective: Quantization
     dtype: str
+    # The largest difference of a golden pair's score, 0..1, from full precision, when the variant was saved.
+    drift: float = 0.0
     max_length: int
     activation: Activation
     uses_token_types: bool
     pooling: Literal["mean", "cls", "max"] | None = None
+    # What stands before a query, before a document and behind it: for a yes/no model its whole prompt, in this order.
     query_prompt: str = ""
     # The same with {instruction} where a request's own goes; None for models that take none.
     instruction_prompt: str | None = None
     document_prompt: str = ""
+    suffix: str = ""
+    # The tokens of a yes/no language model's answers: yes, and no where it counts. None for models with a head of one label.
+    answers: list[int] | None = None
     trust_remote_code: bool = False
     source_sha256: dict[str, str]
     files_sha256: dict[str, str]
@@ -85,7 +91,7 @@ class ModelInfo(BaseModel):
 
     def fingerprint(self, *, dtype: str, device: str, max_length: int, engine: str = "pytorch") -> str:
         """Name what gives a pair its score: weights, tokenizer, length, and what really runs. 64 hex digits."""
-        parts = {
+        parts: dict[str, Any] = {
             "files": self.files_sha256,
             "kind": self.kind,
             "pooling": self.pooling,
@@ -95,6 +101,8 @@ class ModelInfo(BaseModel):
             "device": device,
             "engine": engine,
         }
+        if self.kind == "yes-no":
+            parts |= {"suffix": self.suffix, "answers": self.answers}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -23,9 +23,9 @@ _SCORE = struct.Struct("<fB32s")
 class TokenPair:
     """Token ids of one pair.
 
-    ids: uint32, shape (n_tokens,); for a cross-encoder the whole sequence with its special tokens, for a
-    bi-encoder the query's sequence followed by the document's · type_ids: uint8, same shape, or None when all
-    are 0 · split: where the document's sequence begins in a bi-encoder's ids (0 for a cross-encoder) ·
+    ids: uint32, shape (n_tokens,); for a bi-encoder the query's sequence followed by the document's, for other kinds one sequence
+    with its special tokens or prompt · type_ids: uint8, same shape, or None when all are 0 · split: where the document begins in a
+    bi-encoder's ids, and in a yes/no model's, before which all pairs of a query are alike (0 for a cross-encoder) ·
     deadline: on the clock of time.monotonic(), which all processes of a machine share, seconds ·
     request: a number that pairs of one request have in common.
     """
@@ -63,7 +63,7 @@ class Outcome(IntEnum):
 class PairScore:
     """What a Scorer answers.
 
-    raw: the logit (cross-encoder) or cosine (bi-encoder) as float32; meaningless unless scored · fingerprint: 32 bytes, of the model
+    raw: the logit (yes/no model: of yes less that of no) or cosine (bi-encoder) as float32; meaningless unless scored · fingerprint: 32 bytes, of the model
     that answered, which may not be the one last heard of.
     """
 

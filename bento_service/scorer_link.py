@@ -42,6 +42,8 @@ class ScorerStatus:
     dtype: str
     quantization: str
     precision_reason: str
+    fell_back: bool
+    weight_bytes: int
     fingerprint: str
     max_length: int
     batch_pairs: int

@@ -19,7 +19,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from bento_service.errors import SettingsError
 from bento_service.redis_url import RedisAddress, parse_redis_url
 
-Quantization = Literal["none", "fp16", "bf16"]
+Quantization = Literal["none", "fp16", "bf16", "int8", "nf4"]
+AskedQuantization = Literal["auto", "none", "fp16", "bf16", "int8", "nf4"]
+Int8Kernel = Literal["auto", "onednn", "bitsandbytes"]
 
 # Kubernetes sets these in every pod for a Service that is called `reranker`.
 _KUBERNETES = re.compile(r"RERANKER_(SERVICE_(HOST|PORT)|PORT(_|$))")
@@ -50,11 +52,22 @@ class Settings(BaseSettings):
         validation_alias="RERANKER_MODEL",
         description="Tag of the model in the Bento model store (`make model` prints it). Inside a Bento the packed model is the default.",
     )
-    quantization: Literal["auto", "none", "fp16", "bf16"] = Field(
-        "none",
+    quantization: AskedQuantization = Field(
+        "auto",
         validation_alias="QUANTIZATION",
-        description="Which saved variant of RERANKER_MODEL is served: `none` as saved in full precision, `bf16` or `fp16` the variant saved so, "
-        "`auto` the full-precision one cast at load to what the device is fast at (bf16 where it multiplies it natively, else fp16 on CUDA, fp32 on CPU).",
+        description="Which saved variant of RERANKER_MODEL is served: `none` (full precision), `bf16`, `fp16`, `int8` or `nf4`, or `auto`: the fastest one that "
+        "is saved and that this machine multiplies natively (int8 where it keeps its quality bound, then bf16); one in full precision is cast at load.",
+    )
+    strict_quantization: bool = Field(
+        default=False,
+        validation_alias="RERANKER_STRICT_QUANTIZATION",
+        description="`true`: the start stops where QUANTIZATION cannot run as asked, for want of a library or of hardware, instead of falling back to what can.",
+    )
+    int8_kernel: Int8Kernel = Field(
+        "auto",
+        validation_alias="RERANKER_INT8_KERNEL",
+        description="Who multiplies int8: `onednn` (fast on CPUs with VNNI or AMX) or `bitsandbytes` (CUDA, and slowly any CPU). `auto`: onednn on a CPU, "
+        "bitsandbytes on CUDA.",
     )
     mixed_precision: bool = Field(
         default=False, validation_alias="ENABLE_MIXED_PRECISION", description="`true` is the same as QUANTIZATION=bf16."
@@ -66,7 +79,7 @@ class Settings(BaseSettings):
         None,
         ge=16,
         validation_alias="RERANKER_MAX_LENGTH",
-        description="Tokens of a pair (bi-encoder: of a text), special tokens included. Default: the model's own window; more than that stops the start.",
+        description="Tokens of a pair (bi-encoder: of a text), special tokens and a yes/no model's prompt included. Default: the model's own window; more than that stops the start.",
     )
     workers: int = Field(
         1,
@@ -263,7 +276,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _mixed_precision_is_bf16(self) -> Self:
-        if self.mixed_precision and self.quantization not in ("none", "bf16"):
+        if self.mixed_precision and self.quantization not in ("auto", "none", "bf16"):
             message = f"ENABLE_MIXED_PRECISION=true means QUANTIZATION=bf16 and cannot stand beside QUANTIZATION={self.quantization}: unset one"
             raise ValueError(message)
         return self
@@ -302,7 +315,7 @@ class Settings(BaseSettings):
         return self.cache_entries if self.prediction_cache else 0
 
     @property
-    def asked_quantization(self) -> Literal["auto", "none", "fp16", "bf16"]:
+    def asked_quantization(self) -> AskedQuantization:
         """What QUANTIZATION and ENABLE_MIXED_PRECISION ask for together."""
         return "bf16" if self.mixed_precision else self.quantization
 
@@ -352,8 +365,6 @@ def load_settings() -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = str(first["loc"][0]) if first["loc"] else ""
-        if name == "QUANTIZATION" and os.environ.get(name, "").lower() in ("int8", "nf4"):
-            raise SettingsError(f"QUANTIZATION={os.environ[name]} {NOT_YET} or take none, fp16, bf16 or auto") from None
         message = str(first["msg"]).removeprefix("Value error, ")
         raise SettingsError(f"{name}: {message}" if name else message) from None
 

@@ -5,7 +5,9 @@ BentoML resolves "x:latest" anew at every import, so that a newer save would sil
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args
 
 import yaml
 
@@ -13,6 +15,8 @@ from bento_service.errors import ModelError
 from bento_service.settings import Quantization, Settings
 
 BUILTIN_NAME = "all-minilm-l6-v2"
+# How far a golden pair's score, 0..1, may stray from full precision for `auto` to take a variant.
+DRIFT_BOUND: Mapping[str, float] = {"bf16": 0.02, "fp16": 0.02, "int8": 0.05}
 
 
 def variant_name(name: str, quantization: Quantization) -> str:
@@ -20,8 +24,15 @@ def variant_name(name: str, quantization: Quantization) -> str:
     return name if quantization == "none" or name.endswith(f"-{quantization}") else f"{name}-{quantization}"
 
 
+def variants(model: str) -> list[str]:
+    """Name the entries that hold RERANKER_MODEL in any precision, with its version if it has one."""
+    name, _, version = model.partition(":")
+    names = dict.fromkeys(variant_name(name, quantization) for quantization in get_args(Quantization))
+    return [f"{each}:{version}" if version else each for each in names]
+
+
 def wanted_tag(settings: Settings) -> str:
-    """Name the store entry that RERANKER_MODEL and QUANTIZATION ask for together; without a version if none was given."""
+    """Name the store entry that RERANKER_MODEL and QUANTIZATION (not `auto`) ask for together; without a version if none was given."""
     name, _, version = settings.model.partition(":")
     asked = settings.asked_quantization
     wanted = name if asked == "auto" else variant_name(name, asked)
@@ -33,7 +44,7 @@ def command_that_saves(settings: Settings, source: str | None) -> str:
     name = settings.model.partition(":")[0]
     known = source or ("builtin" if name == BUILTIN_NAME else "<hub id or folder>")
     asked = settings.asked_quantization
-    quantization = "" if asked in ("auto", "none") else f" QUANTIZATION={asked}"
+    quantization = "" if asked == "auto" else f" QUANTIZATION={asked}"
     return f"make model MODEL={known}{quantization} NAME={name}"
 
 

@@ -1,6 +1,6 @@
 """Texts to token ids, with what was counted and what was cut; no torch, no transformers.
 
-Cross-encoder: the document is cut, never the query. Bi-encoder: query and document have a window each.
+Cross-encoder and yes/no model: the document is cut, never the query or the prompt. Bi-encoder: query and document have a window each.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -81,6 +81,9 @@ class PairTokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._info = info
+        self._suffix = self._ids(info.suffix)
+        own = (info.instruction_prompt or info.query_prompt).replace("{instruction}", "")
+        self._prompt_tokens = len(self._ids(own + info.document_prompt))
         self._max_length = max_length
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="tokenizer")
@@ -117,6 +120,8 @@ class PairTokenizer:
         query = self._info.prompt_for(instruction) + query
         if self._info.kind == "cross-encoder":
             return self._encode_joint(query, documents, cut, deadline, request)
+        if self._info.kind == "yes-no":
+            return self._encode_prompted(query, documents, cut, deadline, request)
         return self._encode_apart(query, documents, cut, deadline, request)
 
     def _encode_joint(self, query: str, documents: Sequence[str], cut: Cut, deadline: float, request: int) -> list[TokenizedPair]:
@@ -132,6 +137,26 @@ class PairTokenizer:
 
         return [_pair(fitted, pair) for fitted in self._fit(documents, room, cut, "")]
 
+    def _encode_prompted(
+        self, query: str, documents: Sequence[str], cut: Cut, deadline: float, request: int
+    ) -> list[TokenizedPair]:
+        """Yes/no model: one prompt for the pair, its text up to the document's end tokenised as one, as the models' own code does.
+
+        So a document's first word takes the blank before it. What is behind the document begins with a special token, at which
+        texts part anyway; its ids are appended. Where a document is cut on the left or into windows, it is tokenised apart, with that
+        blank: other ids than a whole text's where a tokenizer would join the document with what stands before the blank.
+        """
+        lead = query + self._info.document_prompt
+        room = self._max_length - len(self._suffix)
+        head = self._query(lead.rstrip(), int(room * _QUERY_SHARE), self._prompt_tokens)
+        if cut.max_tokens_per_doc:
+            cut = replace(cut, max_tokens_per_doc=len(head) + cut.max_tokens_per_doc)
+
+        def pair(window: Encoding) -> TokenPair:
+            return TokenPair(np.array(window.ids + self._suffix, np.uint32), None, len(head), deadline, request)
+
+        return [_pair(fitted, pair) for fitted in self._fit(documents, room, cut, lead)]
+
     def _encode_apart(self, query: str, documents: Sequence[str], cut: Cut, deadline: float, request: int) -> list[TokenizedPair]:
         """Bi-encoder: two sequences, the query's first."""
         room = self._max_length - self._tokenizer.num_special_tokens_to_add(is_pair=False)
@@ -143,14 +168,19 @@ class PairTokenizer:
 
         return [_pair(fitted, pair) for fitted in self._fit(documents, room, cut, self._info.document_prompt)]
 
-    def _query(self, query: str, limit: int) -> Encoding:
+    def _query(self, query: str, limit: int, own_tokens: int = 0) -> Encoding:
+        """Encode what stands before a document; own_tokens: how many of it are the model's own prompt."""
         [(head, clipped)] = self._bodies([query], limit)
         if clipped or len(head) > limit:
+            what = "query and its instruction have" if own_tokens else "query has"
             raise QueryTooLong(
-                f"the query has more than {limit} tokens, the most that this model takes beside a document: shorten it",
+                f"the {what} more than {limit - own_tokens} tokens, the most that this model takes beside a document: shorten it",
                 param="query",
             )
         return head
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def _fit(self, texts: Sequence[str], room: int, cut: Cut, prompt: str) -> Iterator[_Fitted]:
         """Make documents fit into `room` tokens, each window with the prompt before it."""
@@ -167,18 +197,20 @@ class PairTokenizer:
 
     def _fit_apart(self, text: str, room: int, cut: Cut, prompt: str) -> _Fitted:
         """Make a document fit that does not as it stands, and that is not simply cut on the right behind its prompt."""
-        head = self._tokenizer.encode(prompt, add_special_tokens=False)
+        # A blank between the two belongs to the document's first word, as where they are tokenised together.
+        blank = prompt[len(prompt.rstrip()) :]
+        head = self._tokenizer.encode(prompt.rstrip(), add_special_tokens=False)
         room = max(1, room - len(head))
         overlap = room // _OVERLAP
         most = room + ((cut.max_chunks or 1) - 1) * (room - overlap)
-        [(body, clipped)] = self._bodies([text], most, left=not cut.max_chunks, windows=True)
+        [(body, clipped)] = self._bodies([blank + text], most, left=not cut.max_chunks, windows=True)
         truncated = clipped or len(body) > most
         body.truncate(most, direction="right" if cut.max_chunks else "left")
         windows = [body]
         if len(body) > room:
             body.truncate(room, stride=overlap)
             windows += body.overflowing
-        spans = tuple(_span(window) for window in windows) if cut.max_chunks else None
+        spans = tuple(_span(window, len(blank)) for window in windows) if cut.max_chunks else None
         if prompt:
             windows = [Encoding.merge([head, window], growing_offsets=False) for window in windows]
         return _Fitted(windows, truncated, spans)
@@ -216,9 +248,10 @@ def _pair(fitted: _Fitted, pair: Callable[[Encoding], TokenPair]) -> TokenizedPa
     return TokenizedPair(windows, sum(len(window.ids) for window in windows), fitted.truncated, fitted.spans)
 
 
-def _span(window: Encoding) -> tuple[int, int]:
-    """Where a window begins and ends in its text; some tokens, as those for a missing blank, stand for no character."""
-    return min((start for start, _ in window.offsets), default=0), max((end for _, end in window.offsets), default=0)
+def _span(window: Encoding, before: int) -> tuple[int, int]:
+    """Where a window begins and ends in its text, which has some characters before it; some tokens stand for no character."""
+    start, end = min((start for start, _ in window.offsets), default=0), max((end for _, end in window.offsets), default=0)
+    return max(0, start - before), max(0, end - before)
 
 
 def _slices(documents: Sequence[str]) -> Iterator[Sequence[str]]:

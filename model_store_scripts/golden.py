@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
 from bento_service.errors import ModelError
@@ -30,7 +30,8 @@ PAIRS = (
 
 def load_reference(folder: Path, findings: Findings, *, trust_remote_code: bool) -> Any:
     """Load the source's weights in float32; ModelError if they do not fill the architecture."""
-    family = AutoModelForSequenceClassification if findings.kind == "cross-encoder" else AutoModel
+    families = {"cross-encoder": AutoModelForSequenceClassification, "bi-encoder": AutoModel}
+    family = AutoModelForCausalLM if findings.answers else families.get(findings.kind, AutoModelForSequenceClassification)
     model, report = family.from_pretrained(
         str(folder),
         dtype=torch.float32,
@@ -45,7 +46,7 @@ def load_reference(folder: Path, findings: Findings, *, trust_remote_code: bool)
             f"the tokenizer has {len(findings.tokenizer)} tokens, the weights only {rows}: give files that belong together"
         )
     # A bi-encoder never asks its pooler, so a folder without one is whole.
-    missing = [key for key in report["missing_keys"] if findings.kind == "cross-encoder" or "pooler" not in key]
+    missing = [key for key in report["missing_keys"] if findings.kind != "bi-encoder" or "pooler" not in key]
     if missing:
         raise ModelError(f"the weights lack {min(missing)} and {len(missing) - 1} more tensors: give a complete model")
     return model.eval()
@@ -53,18 +54,40 @@ def load_reference(folder: Path, findings: Findings, *, trust_remote_code: bool)
 
 def score_golden(model: Any, findings: Findings) -> list[GoldenPair]:
     """Score PAIRS one by one, without our batching, padding or tokenising, on the 0..1 scale."""
-    score = _cross_score if findings.kind == "cross-encoder" else _bi_score
-    with torch.inference_mode():
-        golden = [GoldenPair(query=query, document=text, score=score(model, findings, query, text)) for query, text in PAIRS]
+    golden = [
+        GoldenPair(query=query, document=text, score=reference_score(model, findings, query, text)) for query, text in PAIRS
+    ]
     if not all(math.isfinite(pair.score) for pair in golden):
         raise ModelError("the model's scores are not finite numbers: its weights are damaged, give a complete model")
     return golden
+
+
+def reference_score(model: Any, findings: Findings, query: str, text: str) -> float:
+    """Score one pair with transformers alone, on the 0..1 scale."""
+    score = {"cross-encoder": _cross_score, "bi-encoder": _bi_score, "yes-no": _yes_no_score}[findings.kind]
+    with torch.inference_mode():
+        return score(model, findings, query, text)
 
 
 def _cross_score(model: Any, findings: Findings, query: str, text: str) -> float:
     # Lists, because transformers takes a lone empty document for no document at all.
     inputs = findings.tokenizer([query], [text], truncation="only_second", max_length=findings.max_length, return_tensors="pt")
     return activate(float(model(**inputs).logits[0, 0]), "sigmoid")
+
+
+def _yes_no_score(model: Any, findings: Findings, query: str, text: str) -> float:
+    def ids(of: str, most: int) -> list[int]:
+        encoded = findings.tokenizer(of, add_special_tokens=False, truncation=True, max_length=most)
+        return list(encoded.input_ids)
+
+    suffix = ids(findings.suffix, findings.max_length)
+    prompt = findings.query_prompt + query + findings.document_prompt + text
+    inputs = torch.tensor([ids(prompt, findings.max_length - len(suffix)) + suffix])
+    logits = model(input_ids=inputs).logits
+    if findings.answers is None:
+        return activate(float(logits[0, 0]), "sigmoid")
+    yes, *no = (float(logits[0, -1, answer]) for answer in findings.answers)
+    return activate(yes - sum(no), "sigmoid")
 
 
 def _bi_score(model: Any, findings: Findings, query: str, text: str) -> float:

@@ -22,16 +22,31 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException
 
 from bento_service.errors import ModelError
-from bento_service.model_info import MODULE, Kind, ModelInfo, check_files, sha256_of
-from bento_service.scorer.device import DTYPES
+from bento_service.hardware import fast_precisions
+from bento_service.model_info import FORMAT_VERSION, MODULE, Kind, ModelInfo, check_files, sha256_of
 from bento_service.settings import Quantization
-from bento_service.store import variant_name
+from bento_service.store import DRIFT_BOUND, variant_name
 from model_store_scripts.entries import all_tags, find_entry
 from model_store_scripts.golden import load_reference, score_golden
 from model_store_scripts.inspection import Findings, inspect
+from model_store_scripts.precision import PRECISIONS, drift_of, write_weights
 from model_store_scripts.sources import HubUnreachable, Source, find_source, store_name
 
 _LIBRARIES = ("bentoml", "torch", "transformers", "tokenizers", "safetensors")
+
+
+def save_fastest(model: str, **options: Any) -> str:
+    """Save a model in the precision that is fastest on this machine and keeps its bound; returns its full tag."""
+    for quantization in fast_precisions("auto"):
+        tag = save_model(model, quantization=quantization, **options)
+        drift = ModelInfo.from_metadata(find_entry(tag).info.metadata, tag).drift
+        if drift <= DRIFT_BOUND.get(quantization, 1.0):
+            return tag
+        print(
+            f"note: {tag} strays by {drift:.3f} from full precision, which is over {quantization}'s bound: another precision is saved",
+            file=sys.stderr,
+        )
+    raise ModelError("the model keeps no precision's bound, not even full precision's: its weights are damaged")
 
 
 def save_model(
@@ -43,6 +58,7 @@ def save_model(
     name: str | None = None,
     kind: Kind | None = None,
     activation: Any = None,
+    template: str | None = None,
     trust_remote_code: bool = False,
 ) -> str:
     """Save a model and return its full tag; a model that is there already, whole, is left as it is.
@@ -58,7 +74,13 @@ def save_model(
         print(f"note: {error}; {tag} was saved from it before and is used", file=sys.stderr)
         return tag
     findings = inspect(
-        source.folder, kind=kind, max_length=max_length, activation=activation, trust_remote_code=trust_remote_code
+        source.folder,
+        kind=kind,
+        max_length=max_length,
+        activation=activation,
+        trust_remote_code=trust_remote_code,
+        origin=source.origin,
+        template=template,
     )
     if findings.activation == "identity":
         print("note: this model's own activation is Identity, so its scores are logits; --activation sigmoid maps them to 0..1")
@@ -76,6 +98,7 @@ def save_model(
 def _version(source: Source, findings: Findings, hashes: dict[str, str]) -> str:
     """Name the content: the same weights and settings give the same version in every variant, so saving twice is saving once."""
     parts = [
+        FORMAT_VERSION,
         hashes,
         sha256_of(source.folder / "config.json"),
         source.revision,
@@ -87,6 +110,8 @@ def _version(source: Source, findings: Findings, hashes: dict[str, str]) -> str:
         findings.query_prompt,
         findings.document_prompt,
     ]
+    if findings.kind == "yes-no":
+        parts += [findings.instruction_prompt, findings.suffix, findings.answers]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -129,13 +154,12 @@ def _write_entry(
         # torch, safetensors and transformers raise as many kinds as there are ways to damage weights.
         summary = str(error).strip().splitlines()[0][:200] if str(error).strip() else "no reason given"
         raise ModelError(f"the model cannot be run ({type(error).__name__}: {summary}): give a complete model") from error
-    dtype = DTYPES[quantization]
     with (
         _written_or_not_at_all(tag) as cleaning,
         bentoml.models.create(tag, module=MODULE, labels={"quantization": quantization}) as entry,
     ):
         folder = Path(entry.path)
-        model.to(dtype).save_pretrained(folder, safe_serialization=True)
+        dtype = write_weights(model, findings, quantization, folder)
         (folder / "tokenizer.json").write_text(findings.tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
         for extra in source.folder.glob("*.py") if trust_remote_code else ():
             shutil.copy(extra, folder)
@@ -146,8 +170,7 @@ def _write_entry(
             kind=findings.kind,
             architecture=findings.architecture,
             quantization=quantization,
-            quantization_effective=quantization,
-            dtype=str(dtype).removeprefix("torch."),
+            dtype=dtype,
             max_length=findings.max_length,
             activation=findings.activation,
             uses_token_types=findings.uses_token_types,
@@ -155,12 +178,16 @@ def _write_entry(
             query_prompt=findings.query_prompt,
             document_prompt=findings.document_prompt,
             instruction_prompt=findings.instruction_prompt,
+            suffix=findings.suffix,
+            answers=findings.answers,
             trust_remote_code=trust_remote_code,
             source_sha256=hashes,
             files_sha256={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
             library_versions={name: library_version(name) for name in _LIBRARIES},
             golden=golden,
         )
+        if quantization != "none":
+            info = info.model_copy(update={"drift": drift_of(folder, info)})
         # BentoML's metadata cannot hold None.
         entry.info.metadata.update(info.model_dump(exclude_none=True))
         # Until here all was in a temporary folder; what follows is BentoML's copying into the store.
@@ -208,11 +235,20 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Save a model into the Bento model store; the last line printed is its tag.")
     parser.add_argument("--model", required=True, help="hub id (owner/name), folder, or `builtin`")
     parser.add_argument("--revision", help="hub revision; default: the newest")
-    parser.add_argument("--quantization", choices=sorted(DTYPES), default="none", help="precision the weights are saved in")
+    parser.add_argument(
+        "--quantization",
+        choices=["auto", *PRECISIONS],
+        default="auto",
+        help="precision the weights are saved in; auto: the fastest on this machine that keeps its bound",
+    )
     parser.add_argument("--max-length", type=int, help="tokens of a pair; default: the model's window")
     parser.add_argument("--name", help="name in the store; default: the model's own")
-    parser.add_argument("--kind", choices=["cross-encoder", "bi-encoder"], help="only where the config does not tell")
+    parser.add_argument("--kind", choices=["cross-encoder", "bi-encoder", "yes-no"], help="only where the config does not tell")
     parser.add_argument("--activation", choices=["sigmoid", "identity"], help="default: what the model declares, else sigmoid")
+    parser.add_argument(
+        "--template",
+        help="prompt of a yes/no model: `qwen3`, or a file with a chat template; default: what the model's files have",
+    )
     parser.add_argument("--trust-remote-code", action="store_true", help="run the model's own code, now and at every start")
     return parser
 
@@ -222,16 +258,14 @@ def main() -> int:
     options = arguments().parse_args()
     torch.set_grad_enabled(mode=False)
     try:
-        tag = save_model(
-            options.model,
-            revision=options.revision,
-            quantization=options.quantization,
-            max_length=options.max_length,
-            name=options.name,
-            kind=options.kind,
-            activation=options.activation,
-            trust_remote_code=options.trust_remote_code,
-        )
+        chosen = {
+            name: getattr(options, name)
+            for name in ("revision", "max_length", "name", "kind", "activation", "template", "trust_remote_code")
+        }
+        if options.quantization == "auto":
+            tag = save_fastest(options.model, **chosen)
+        else:
+            tag = save_model(options.model, quantization=options.quantization, **chosen)
     except ModelError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

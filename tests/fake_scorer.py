@@ -46,6 +46,8 @@ class FakeScorer:
             "dtype": "float32",
             "quantization": "none",
             "precision_reason": "a test",
+            "fell_back": False,
+            "weight_bytes": 1000,
             "fingerprint": FINGERPRINT.hex(),
             "max_length": 256,
             "batch_pairs": 64,

@@ -22,7 +22,7 @@ from bento_service.model_info import ModelInfo
 from bento_service.pairs import Outcome, PairScore, TokenPair
 from bento_service.scorer.engine import ScoringEngine
 from bento_service.scorer.loading import TOKENIZER_FILE, load_scorer
-from bento_service.settings import Settings
+from bento_service.settings import Quantization, Settings
 from bento_service.tokenizer import Cut, PairTokenizer
 from model_store_scripts.save_model import save_model
 
@@ -81,12 +81,12 @@ def _wordpiece() -> dict[str, int]:
     return {piece: number for number, piece in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *pieces])}
 
 
-def _byte_level_bpe(specials: list[str]) -> Tokenizer:
+def _byte_level_bpe(specials: list[str], *, size: int = 400, texts: Sequence[str] = TEXTS) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(TEXTS, trainer)
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 
@@ -251,6 +251,49 @@ def make_cross_encoder(folder: Path, architecture: str = "bert", *, labels: int 
     return folder
 
 
+PROMPT_WINDOW = 512  # a yes/no model's, whose prompt alone takes some 140 of these small tokens
+
+
+def _qwen3_tokenizer() -> Any:
+    """Make a tokenizer as Qwen3's, in which `yes` and `no` are tokens, with merges learnt from its prompt too."""
+    from model_store_scripts.templates import _QWEN3
+
+    learnt = _byte_level_bpe(["<|endoftext|>"], size=650, texts=[*TEXTS, *[_QWEN3] * 3])
+    bpe = json.loads(learnt.to_str())["model"]
+    answers = [("y", "e"), ("ye", "s"), ("n", "o")]  # first, so that no other merge takes their letters
+    merges = answers + [tuple(merge) for merge in bpe["merges"] if tuple(merge) not in answers]
+    vocab = dict(bpe["vocab"])
+    for left, right in answers:
+        vocab.setdefault(left + right, len(vocab))
+    tokenizer = transformers.Qwen2Tokenizer(vocab=vocab, merges=merges, model_max_length=PROMPT_WINDOW)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.add_tokens(["<think>", "</think>"])
+    return tokenizer
+
+
+def make_yes_no(folder: Path, *, classifier: bool = False, tied: bool = True, chat_template: str | None = None) -> Path:
+    """Write a Qwen3 language model, or a Qwen3 with a head of one label, and a tokenizer; no template unless given."""
+    config = transformers.Qwen3Config(
+        **_SHAPE | {"max_position_embeddings": PROMPT_WINDOW},
+        num_key_value_heads=2,
+        head_dim=16,
+        tie_word_embeddings=tied,
+        pad_token_id=0,
+        num_labels=1,
+    )
+    kind = transformers.AutoModelForSequenceClassification if classifier else transformers.AutoModelForCausalLM
+    with torch.random.fork_rng():
+        torch.manual_seed(22)
+        model = kind.from_config(config).eval()
+    with torch.no_grad():
+        model.base_model.norm.weight *= 4  # spreads the raw scores
+    tokenizer = _qwen3_tokenizer()
+    tokenizer.chat_template = chat_template
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def make_bi_encoder(folder: Path, *, pooling: str = "mean", prompts: dict[str, str] | None = None) -> Path:
     """Write a bi-encoder as sentence-transformers does, with BERT inside."""
     from sentence_transformers import SentenceTransformer  # late: it takes seconds, and few callers need it
@@ -317,12 +360,14 @@ def raw_scores(engine: ScoringEngine, tokens: Sequence[TokenPair]) -> np.ndarray
     return np.array([score.raw for score in scores], np.float32)
 
 
-def serve(source: Path | str, *, name: str | None = None) -> ServedModel:
-    """Save a model into the store and load it from there, with default settings on the CPU."""
-    tag = save_model(str(source), name=name)
+def serve(
+    source: Path | str, *, name: str | None = None, quantization: Quantization = "none", template: str | None = None
+) -> ServedModel:
+    """Save a model into the store and load it from there on the CPU."""
+    tag = save_model(str(source), name=name, quantization=quantization, template=template)
     stored = bentoml.models.get(tag)
     folder = Path(stored.path)
     info = ModelInfo.from_metadata(stored.info.metadata, tag)
-    scorer = load_scorer(folder, info, Settings(RERANKER_DEVICE="cpu"))
+    scorer = load_scorer(folder, info, Settings(RERANKER_DEVICE="cpu", QUANTIZATION=quantization))
     tokenizer = PairTokenizer(folder / TOKENIZER_FILE, info, max_length=scorer.max_length)
     return ServedModel(tag, folder, info, tokenizer, scorer.engine)

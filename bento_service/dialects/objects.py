@@ -68,7 +68,7 @@ class ObjectRequest(BaseModel):
         ge=1,
         description="Tokens of a document that are read (with `chunk`: in each window); more than the window has room for means the window.",
     )
-    raw_scores: Flag | None = Field(None, description="Logits (cross-encoder) or cosines (bi-encoder) instead of scores.")
+    raw_scores: Flag | None = Field(None, description="Logits, or cosines (bi-encoder), instead of scores.")
     truncation: Flag | None = Field(
         None,
         validation_alias=AliasChoices("truncation", "truncate"),

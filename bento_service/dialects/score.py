@@ -41,7 +41,7 @@ class ScoreRequest(BaseModel):
         validation_alias=AliasChoices(*_NAMES[1]),
         description="One text or a list of them; objects are read as on /rerank. Also read as `text_2`.",
     )
-    use_activation: Flag | None = Field(None, description="Default true. False: logits (cross-encoder) or cosines (bi-encoder).")
+    use_activation: Flag | None = Field(None, description="Default true. False: logits, or cosines (bi-encoder).")
     model: Text | None = Field(None, description="Any name; it is echoed (RERANKER_STRICT_MODEL=true refuses other names).")
     instruction: Text | None = Field(None, description="For models whose template has one; others ignore it.")
 

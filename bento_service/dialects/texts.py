@@ -42,7 +42,7 @@ class TextsRequest(BaseModel):
         description="What the texts are ranked for; not blank, never truncated."
     )
     texts: list[Text] = Field(description="The documents.", json_schema_extra=many(TEXT))
-    raw_scores: Flag | None = Field(None, description="Logits (cross-encoder) or cosines (bi-encoder) instead of scores.")
+    raw_scores: Flag | None = Field(None, description="Logits, or cosines (bi-encoder), instead of scores.")
     return_text: Flag | None = Field(None, description="Send the texts back. Default: false.")
     truncate: Flag | None = Field(
         None, description="Default true. False: a text that does not fit is an error that names its index."

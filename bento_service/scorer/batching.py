@@ -1,4 +1,4 @@
-"""Which sequences share a forward pass: sorted by length, cut where padding would cost more than a pass of its own."""
+"""Which sequences share a forward pass: neighbours in length, so that little or no padding is computed."""
 
 from __future__ import annotations
 
@@ -35,4 +35,27 @@ def plan(lengths: Sequence[int], *, max_tokens: int, overhead_tokens: int) -> li
     while end:
         batches.append(order[cut[end] : end].tolist())
         end = int(cut[end])
+    return batches
+
+
+def plan_packed(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:
+    """Split sequences that need no padding into micro-batches of like size, each of max_tokens at most, if a sequence is not longer itself.
+
+    Returns lists of indexes into `lengths`, each index once, the longest sequences first.
+    """
+    if not lengths:
+        return []
+    sizes = np.asarray(lengths, dtype=np.int64)
+    order = np.argsort(-sizes, kind="stable")
+    wanted = -(-int(sizes.sum()) // max_tokens)
+    share = -(-int(sizes.sum()) // wanted)
+    batches: list[list[int]] = [[]]
+    filled = 0
+    for place in order.tolist():
+        size = int(sizes[place])
+        if batches[-1] and (filled >= share or filled + size > max_tokens):
+            batches.append([])
+            filled = 0
+        batches[-1].append(place)
+        filled += size
     return batches

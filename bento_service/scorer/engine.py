@@ -14,8 +14,9 @@ import torch
 
 from bento_service.errors import DeviceLost
 from bento_service.pairs import Outcome, PairScore, TokenPair
-from bento_service.scorer.batching import plan
-from bento_service.scorer.encoders import Encoder, Row
+from bento_service.scorer.batching import plan, plan_packed
+from bento_service.scorer.encoders import Encoder
+from bento_service.scorer.row import Row
 from bento_service.tally import Tally
 
 logger = logging.getLogger("bentoml.reranker")
@@ -112,7 +113,7 @@ class ScoringEngine:
             places: list[int] = []
             parts: list[torch.Tensor] = []
             lengths = [len(row.ids) for row in rows]
-            for batch in plan(lengths, max_tokens=self.max_batch_tokens, overhead_tokens=self._overhead_tokens):
+            for batch in self._plan(lengths):
                 for done, output in self._forward(batch, rows, tally):
                     places += done
                     parts.append(output)
@@ -133,6 +134,16 @@ class ScoringEngine:
         self._work = (0.0, 0.0)
         self.score(blobs)
 
+    def _plan(self, lengths: Sequence[int]) -> list[list[int]]:
+        if self._encoder.packs:
+            return plan_packed(lengths, max_tokens=self.max_batch_tokens)
+        return plan(lengths, max_tokens=self.max_batch_tokens, overhead_tokens=self._overhead_tokens)
+
+    def _tokens(self, rows: Sequence[Row]) -> int:
+        """How many tokens a forward pass of these rows computes."""
+        lengths = [len(row.ids) for row in rows]
+        return sum(lengths) if self._encoder.packs else len(rows) * max(lengths)
+
     def _groups(self, pairs: Sequence[TokenPair]) -> list[list[int]]:
         if self._micro_batch:
             return [list(range(len(pairs)))]
@@ -144,7 +155,7 @@ class ScoringEngine:
     def _forward(self, batch: list[int], rows: Sequence[Row], tally: Tally) -> Iterator[tuple[list[int], torch.Tensor]]:
         """One forward pass, or several smaller ones where it fails; a zero-width output marks a row that failed alone."""
         chosen = [rows[place] for place in batch]
-        longest = max(len(row.ids) for row in chosen)
+        tokens = self._tokens(chosen)
         try:
             output = self._encoder.forward(chosen)
         except Exception as error:
@@ -156,7 +167,7 @@ class ScoringEngine:
         else:
             tally.forwards += 1
             tally.real_tokens += sum(len(row.ids) for row in chosen)
-            tally.computed_tokens += len(chosen) * longest
+            tally.computed_tokens += tokens
             yield batch, output
             return
         # Outside the except block: the traceback there still holds the tensors of the failed pass.
@@ -168,7 +179,8 @@ class ScoringEngine:
             yield batch, torch.empty((1, 0), device=self._device)
             return
         if memory:
-            self.max_batch_tokens = max(longest, min(self.max_batch_tokens, len(batch) * longest) // 2)
+            longest = max(len(row.ids) for row in chosen)
+            self.max_batch_tokens = max(longest, min(self.max_batch_tokens, tokens) // 2)
         half = len(batch) // 2
         yield from self._forward(batch[:half], rows, tally)
         yield from self._forward(batch[half:], rows, tally)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,14 @@ from bento_service.errors import ModelError
 from bento_service.model_info import TOKENIZER_FILE, Activation, ModelInfo
 from bento_service.ranking import activate
 from bento_service.scorer.device import Precision, choose_device, choose_precision
-from bento_service.scorer.encoders import load_encoder
 from bento_service.scorer.engine import ScoringEngine
+from bento_service.scorer.weights import load_encoder
 from bento_service.settings import Settings
 from bento_service.tokenizer import Cut, PairTokenizer
 
-GOLDEN_TOLERANCE = {"none": 1e-3, "fp16": 0.03, "bf16": 0.03}
+logger = logging.getLogger("bentoml.reranker")
+
+GOLDEN_TOLERANCE = {"none": 1e-3, "fp16": 0.03, "bf16": 0.03, "int8": 0.1, "nf4": 0.2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class LoadedScorer:
     precision: Precision
     max_length: int
     fingerprint: str
+    weight_bytes: int
 
 
 def load_scorer(folder: Path, info: ModelInfo, settings: Settings, *, index: int = 0, siblings: int = 1) -> LoadedScorer:
@@ -37,13 +41,20 @@ def load_scorer(folder: Path, info: ModelInfo, settings: Settings, *, index: int
     Raises ModelError if it cannot run as asked or does not give the scores it gave when it was saved.
     """
     device = choose_device(settings.device, index)
-    asked = settings.quantization if settings.quantization == "auto" else info.quantization
-    precision = choose_precision(asked, device)
+    asked = "auto" if settings.asked_quantization == "auto" else info.quantization
+    precision = choose_precision(asked, info.quantization, device, int8_kernel=settings.int8_kernel)
+    if precision.fell_back and settings.strict_quantization:
+        raise ModelError(
+            f"{precision.reason}; RERANKER_STRICT_QUANTIZATION=true does not allow that: choose another QUANTIZATION"
+        )
+    if precision.fell_back:
+        logger.warning("%s", precision.reason)
     if device.type == "cpu":
         torch.set_num_threads(settings.torch_threads or max(1, torch.get_num_threads() // siblings))
-    encoder = load_encoder(folder, info, dtype=precision.dtype, device=device)
+    encoder = load_encoder(folder, info, precision=precision, device=device)
     max_length = info.length_in_use(settings.max_length)
-    fingerprint = info.fingerprint(dtype=precision.effective, device=device.type, max_length=max_length)
+    runs = f"{'packed' if encoder.packs else 'padded'} {precision.kernel}"
+    fingerprint = info.fingerprint(dtype=precision.effective, device=device.type, max_length=max_length, engine=runs)
     engine = ScoringEngine(
         encoder,
         device=device,
@@ -58,12 +69,12 @@ def load_scorer(folder: Path, info: ModelInfo, settings: Settings, *, index: int
     finally:
         tokenizer.close()
     engine.warm_up(max_length)
-    return LoadedScorer(engine, device, precision, max_length, fingerprint)
+    return LoadedScorer(engine, device, precision, max_length, fingerprint, encoder.weight_bytes)
 
 
 def check_golden(engine: ScoringEngine, tokenizer: PairTokenizer, info: ModelInfo, precision: Precision) -> float:
     """Replay the golden set; returns the largest difference on the 0..1 score, ModelError if it is too large."""
-    tolerance = GOLDEN_TOLERANCE[precision.effective if info.quantization_effective == "none" else info.quantization_effective]
+    tolerance = max(GOLDEN_TOLERANCE[precision.effective], GOLDEN_TOLERANCE[info.quantization])
     scale: Activation = "cosine" if info.activation == "cosine" else "sigmoid"
     worst = 0.0
     for golden in info.golden:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -22,6 +23,8 @@ from bento_service.metrics import ScorerMetrics
 from bento_service.scorer_link import ScorerStatus
 from bento_service.service.startup import INFO, SCORER_COUNT, SETTINGS, TAG, give_up, ready_file
 from bento_service.settings import SCORER_ENVIRONMENT
+
+logger = logging.getLogger("bentoml.reranker")
 
 _NEVER = 10**9  # BentoML's proxy drops the calls in flight whenever it renews its session, so it never does
 _NO_DROP_MS = 3_600_000  # the dispatcher drops what it predicts to take longer; shedding load is admission's work
@@ -49,6 +52,15 @@ def scorer_service(index: int) -> Any:
                 self._loaded = self._torch_thread.submit(load).result()
             except Exception as error:  # noqa: BLE001  whatever it was, it becomes one line
                 give_up(error, first_start=ready is not None and not ready.exists())
+            precision = self._loaded.precision
+            _METRICS.loaded(
+                asked=SETTINGS.asked_quantization,
+                quantization=precision.effective,
+                dtype=str(precision.dtype).removeprefix("torch."),
+                device=str(self._loaded.device),
+                fell_back=precision.fell_back,
+            )
+            logger.info("serves %s in %s on %s: %s", TAG, precision.effective, self._loaded.device, precision.reason)
             if ready is not None:
                 ready.touch()
 
@@ -74,6 +86,8 @@ def scorer_service(index: int) -> Any:
                 "dtype": str(loaded.precision.dtype).removeprefix("torch."),
                 "quantization": loaded.precision.effective,
                 "precision_reason": loaded.precision.reason,
+                "fell_back": loaded.precision.fell_back,
+                "weight_bytes": loaded.weight_bytes,
                 "fingerprint": loaded.fingerprint,
                 "max_length": loaded.max_length,
                 "batch_pairs": min(loaded.engine.batch_pairs, SETTINGS.micro_batch_max_size),

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import bentoml
-import pynvml
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLConfigException, NotFound
 
 from bento_service.access import ApiKeys
 from bento_service.cache.connection import check_address
 from bento_service.errors import ModelError, RerankerError
+from bento_service.hardware import fast_precisions, gpu_count
 from bento_service.model_info import TOKENIZER_FILE, ModelInfo, check_files
-from bento_service.settings import Settings, load_settings, names_model, run_directory, visible_gpus
-from bento_service.store import command_that_saves, packed_tag, wanted_tag
+from bento_service.settings import Settings, load_settings, names_model, run_directory
+from bento_service.store import DRIFT_BOUND, command_that_saves, packed_tag, variants, wanted_tag
 from bento_service.tokenizer import Cut, PairTokenizer
 
 logger = logging.getLogger("bentoml.reranker")
@@ -42,8 +42,13 @@ def _stored(tag: str) -> Any:
 def _resolve(settings: Settings) -> tuple[Any, ModelInfo]:
     """Find the model to serve and what is known about it; BentoMLConfigException with one clear line otherwise."""
     packed = packed_tag(Path(__file__).resolve().parents[2])
-    tag = packed if packed and not names_model() else wanted_tag(settings)
-    stored = _stored(tag)
+    if packed and not names_model():
+        tag, stored = packed, _stored(packed)
+    elif settings.asked_quantization == "auto":
+        tag, stored = settings.model, _fastest(settings)
+    else:
+        tag = wanted_tag(settings)
+        stored = _stored(tag)
     if stored is None:
         base = _stored(settings.model)
         source = base.info.metadata.get("source") if base else None
@@ -51,30 +56,31 @@ def _resolve(settings: Settings) -> tuple[Any, ModelInfo]:
         raise BentoMLConfigException(f"model {tag} is not in the Bento model store: save it with `{command}`")
     info = ModelInfo.from_metadata(stored.info.metadata, str(stored.tag))
     asked = settings.asked_quantization
-    if asked in ("fp16", "bf16") and info.quantization != asked:
+    if asked not in ("auto", info.quantization):
         raise BentoMLConfigException(
             f"QUANTIZATION={asked}, but model {stored.tag} is saved as {info.quantization}: unset QUANTIZATION"
-        )
-    if "quantization" in settings.model_fields_set and asked == "none" and info.quantization != "none":
-        raise BentoMLConfigException(
-            f"QUANTIZATION=none, but model {stored.tag} is saved as {info.quantization}: unset QUANTIZATION"
         )
     return stored, info
 
 
-def _gpu_count() -> int:
-    """Count the GPUs a worker may use without importing torch; 0 where there is no driver."""
-    visible = visible_gpus()
-    if visible is not None:
-        return len(visible)
-    try:
-        pynvml.nvmlInit()
-        try:
-            return int(pynvml.nvmlDeviceGetCount())
-        finally:
-            pynvml.nvmlShutdown()
-    except pynvml.NVMLError:
-        return 0
+def _fastest(settings: Settings) -> Any:
+    """Find the variant of RERANKER_MODEL that is fastest here and keeps its bound; None if none is saved.
+
+    Variants of one content share a version, so that an older one in a faster precision is not taken for the newest.
+    """
+    saved = {name: stored for name in variants(settings.model) if (stored := _stored(name)) is not None}
+    if not saved:
+        return None
+    newest = max(saved.values(), key=lambda stored: stored.creation_time).tag.version
+    current = [stored for stored in saved.values() if stored.tag.version == newest]
+    known = [(stored, ModelInfo.from_metadata(stored.info.metadata, str(stored.tag))) for stored in current]
+    order = [*fast_precisions(settings.device), "none"]
+    within = [
+        pair for pair in known if pair[1].quantization in order and pair[1].drift <= DRIFT_BOUND.get(pair[1].quantization, 1.0)
+    ]
+    return min(
+        within or known, key=lambda pair: order.index(pair[1].quantization) if pair[1].quantization in order else len(order)
+    )[0]
 
 
 def check_model() -> None:
@@ -168,4 +174,4 @@ except RerankerError as failure:
     raise BentoMLConfigException(str(failure)) from None
 TAG = str(STORED.tag)
 API_KEYS = ApiKeys(SETTINGS.api_key_list, SETTINGS.api_keys_file)
-SCORER_COUNT = SETTINGS.scorer_workers or (max(1, _gpu_count()) if SETTINGS.device in ("auto", "cuda") else 1)
+SCORER_COUNT = SETTINGS.scorer_workers or (max(1, gpu_count()) if SETTINGS.device in ("auto", "cuda") else 1)

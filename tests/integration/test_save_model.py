@@ -326,7 +326,10 @@ def refuse_bi_encoder(tmp_path: Path, damage: Callable[[Path], None]) -> Path:
 UNSUPPORTED: dict[str, tuple[str, Callable[[Path], None]]] = {
     "no config": ("no config.json: give a complete model", unlink("config.json")),
     "config of no known kind": ("pass --kind", lambda folder: edit_json(folder / "config.json", architectures=["BertModel"])),
-    "language model": ("not supported yet", lambda folder: edit_json(folder / "config.json", architectures=["BertForCausalLM"])),
+    "language model without a prompt": (
+        "pass --template",
+        lambda folder: edit_json(folder / "config.json", architectures=["BertForCausalLM"]),
+    ),
     "tokenizer that is not JSON": ("tokenizer cannot be loaded", lambda folder: (folder / "tokenizer.json").write_text("{")),
     "unknown activation": (
         "activation Tanh.* pass --activation",
@@ -551,7 +554,7 @@ def test_a_half_precision_variant_shares_the_version(small: Path, quantization: 
     variant = save_model(str(small), quantization=quantization)
     assert variant == full.replace(":", f"-{quantization}:")
     folder, info = stored_info(variant)
-    assert (info.quantization, info.quantization_effective, info.dtype) == (quantization, quantization, dtype)
+    assert (info.quantization, info.dtype) == (quantization, dtype)
     assert tensor_types(folder / "model.safetensors") == {written}
     assert tensor_types(stored_info(full)[0] / "model.safetensors") == {"F32"}
 
@@ -565,7 +568,7 @@ def test_the_metadata_says_where_the_model_is_from_and_how_to_check_it(small: Pa
     assert tag.startswith("with-a-card:")
     assert (info.source, info.revision, info.licence) == ("With a Card", "local", "mit")
     assert (info.kind, info.architecture, info.activation) == ("cross-encoder", "BertForSequenceClassification", "sigmoid")
-    assert (info.quantization, info.quantization_effective, info.dtype, info.max_length) == ("none", "none", "float32", 64)
+    assert (info.quantization, info.dtype, info.max_length) == ("none", "float32", 64)
     assert info.uses_token_types
     assert info.source_sha256["model.safetensors"] == sha256_of(source / "model.safetensors")
     stored = {path.name: sha256_of(path) for path in folder.iterdir() if path.name != "model.yaml"}

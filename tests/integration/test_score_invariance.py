@@ -12,7 +12,6 @@ import torch
 
 from bento_service.pairs import Outcome, PairScore, TokenPair
 from bento_service.scorer.device import multiplies_bf16
-from bento_service.scorer.encoders import load_encoder
 from bento_service.scorer.engine import ScoringEngine
 from bento_service.tally import Tally
 from small_models import DOCUMENTS, QUERIES, ServedModel, make_cross_encoder, raw_scores, serve
@@ -142,9 +141,7 @@ def test_the_packed_hop_changes_nothing(subject: Subject) -> None:
 @pytest.mark.skipif(not multiplies_bf16(CPU), reason="this CPU only emulates bf16")
 def test_bf16_ranks_as_fp32_does() -> None:
     """The built-in in bf16 correlates with itself in fp32, and is not fp32 in disguise."""
-    model = serve("builtin")
-    subject = Subject(model)
-    engine = ScoringEngine(load_encoder(model.folder, model.info, dtype=torch.bfloat16, device=CPU), device=CPU)
-    scores = raw_scores(engine, subject.tokens)
+    subject = Subject(serve("builtin"))
+    scores = raw_scores(serve("builtin", quantization="bf16").engine, subject.tokens)
     assert np.corrcoef(scores, subject.alone)[0, 1] > 0.999
     assert 1e-5 < float(np.abs(scores - subject.alone).max()) < 0.03

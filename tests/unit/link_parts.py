@@ -47,7 +47,20 @@ class FakeClient:
             raise self.heart
         if self.silent:
             await asyncio.Event().wait()
-        return ScorerStatus(self.pid, "cpu", "float32", "none", "as asked", "f" * 64, 256, 64, 100.0, self.busy_seconds)
+        return ScorerStatus(
+            pid=self.pid,
+            device="cpu",
+            dtype="float32",
+            quantization="none",
+            precision_reason="as asked",
+            fell_back=False,
+            weight_bytes=1000,
+            fingerprint="f" * 64,
+            max_length=256,
+            batch_pairs=64,
+            pairs_per_second=100.0,
+            busy_seconds=self.busy_seconds,
+        )
 
 
 @contextlib.asynccontextmanager

@@ -74,6 +74,6 @@ def assert_idle(admission: Admission, metrics: EntryMetrics) -> None:
 def make_info(kind: str, **fields: Any) -> ModelInfo:
     """Describe a saved model of either kind."""
     known = {"source": "s", "revision": "r", "licence": None, "architecture": "BertModel", "dtype": "float32"}
-    known |= {"quantization": "none", "quantization_effective": "none", "activation": "sigmoid", "max_length": "512"}
+    known |= {"quantization": "none", "activation": "sigmoid", "max_length": "512"}
     given: dict[str, Any] = {"uses_token_types": True, "golden": [], "source_sha256": {}, "files_sha256": {}, **fields}
     return ModelInfo.model_validate({**known, "library_versions": {}, **given, "kind": kind})

@@ -7,14 +7,14 @@ from typing import Literal
 import pytest
 import torch
 
+from bento_service import hardware
 from bento_service.errors import ModelError
-from bento_service.scorer import device as room
 from bento_service.scorer.device import choose_device, choose_precision, multiplies_bf16
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)
 MPS = torch.device("mps")
-Asked = Literal["auto", "none", "fp16", "bf16"]
+Saved = Literal["none", "fp16", "bf16", "int8", "nf4"]
 
 
 def _machine(patch: pytest.MonkeyPatch, *, gpus: int = 0, mps: bool = False, flags: str = "", capability: int = 8) -> None:
@@ -23,7 +23,7 @@ def _machine(patch: pytest.MonkeyPatch, *, gpus: int = 0, mps: bool = False, fla
     patch.setattr(torch.cuda, "device_count", lambda: gpus)
     patch.setattr(torch.cuda, "get_device_capability", lambda _: (capability, 0))
     patch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    patch.setattr(room, "_cpu_flags", lambda: set(flags.split()))
+    patch.setattr(hardware, "cpu_flags", lambda: frozenset(flags.split()))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_model_workers_are_spread_over_the_gpus(monkeypatch: pytest.MonkeyPatch)
 def test_auto_takes_bf16_where_the_cpu_multiplies_it(monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
     """Any of the four instruction sets."""
     _machine(monkeypatch, flags=f"fpu sse2 {flag} avx2")
-    precision = choose_precision("auto", CPU)
+    precision = choose_precision("auto", "none", CPU)
     assert (precision.effective, precision.dtype) == ("bf16", torch.bfloat16)
 
 
@@ -71,7 +71,7 @@ def test_auto_takes_bf16_where_the_cpu_multiplies_it(monkeypatch: pytest.MonkeyP
 def test_auto_stays_in_fp32_on_a_cpu_that_only_emulates(monkeypatch: pytest.MonkeyPatch, flags: str) -> None:
     """Emulated bf16 is slower than fp32."""
     _machine(monkeypatch, flags=flags)
-    precision = choose_precision("auto", CPU)
+    precision = choose_precision("auto", "none", CPU)
     assert (precision.effective, precision.dtype) == ("none", torch.float32)
 
 
@@ -79,7 +79,7 @@ def test_auto_stays_in_fp32_on_a_cpu_that_only_emulates(monkeypatch: pytest.Monk
 def test_auto_on_cuda_goes_by_its_generation(monkeypatch: pytest.MonkeyPatch, capability: int, effective: str) -> None:
     """bf16 from 8.0, fp16 before."""
     _machine(monkeypatch, gpus=1, capability=capability)
-    assert choose_precision("auto", CUDA).effective == effective
+    assert choose_precision("auto", "none", CUDA).effective == effective
 
 
 @pytest.mark.parametrize(
@@ -96,11 +96,11 @@ def test_auto_on_cuda_goes_by_its_generation(monkeypatch: pytest.MonkeyPatch, ca
     ids=str,
 )
 def test_what_is_only_emulated_falls_back_to_fp32(
-    monkeypatch: pytest.MonkeyPatch, asked: Asked, device: torch.device, flags: str, effective: str
+    monkeypatch: pytest.MonkeyPatch, asked: Saved, device: torch.device, flags: str, effective: str
 ) -> None:
     """And the reason names what was asked for."""
     _machine(monkeypatch, gpus=1, capability=7, flags=flags)
-    precision = choose_precision(asked, device)
+    precision = choose_precision(asked, asked, device)
     assert (precision.asked, precision.effective) == (asked, effective)
     assert precision.reason == "as asked" if asked == effective else asked in precision.reason
 
@@ -110,7 +110,7 @@ def test_every_precision_tells_its_reason(monkeypatch: pytest.MonkeyPatch) -> No
     _machine(monkeypatch, gpus=1, mps=True, flags="avx2")
     for asked in ("auto", "none", "fp16", "bf16"):
         for each in (CPU, CUDA, MPS):
-            assert choose_precision(asked, each).reason
+            assert choose_precision(asked, "none" if asked == "auto" else asked, each).reason
 
 
 def test_mps_is_not_taken_for_a_bf16_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +121,6 @@ def test_mps_is_not_taken_for_a_bf16_device(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_this_machine_can_say_what_it_multiplies() -> None:
     """Without a fake: the flags are those of /proc/cpuinfo, or none at all."""
-    flags = room._cpu_flags()
+    flags = hardware.cpu_flags()
     assert multiplies_bf16(CPU) == bool(flags & {"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
     assert all(flag and " " not in flag for flag in flags)

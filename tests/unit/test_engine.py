@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from bento_service.pairs import Outcome, PairScore, TokenPair
-from bento_service.scorer.encoders import Row
 from bento_service.scorer.engine import ScoringEngine
+from bento_service.scorer.row import Row
 from bento_service.tally import Tally
 
 CPU = torch.device("cpu")
@@ -21,6 +21,9 @@ POISON = 666
 
 class FakeEncoder:
     """A cross-encoder whose logit is the first token id; fails where it is told to."""
+
+    packs = False
+    weight_bytes = 0
 
     def __init__(
         self, *, memory_tokens: int = 10**9, poison: Callable[[], float] | None = None, error: str | None = None

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from bento_service.pairs import Outcome, PairScore, TokenPair
-from bento_service.scorer.encoders import BiEncoder, Row
+from bento_service.scorer.encoders import BiEncoder
 from bento_service.scorer.engine import MAX_BATCH_TOKENS, ScoringEngine
+from bento_service.scorer.padded import PaddedForward
+from bento_service.scorer.row import Row
 from bento_service.tally import Tally
 
 CPU = torch.device("cpu")
@@ -20,6 +22,9 @@ CPU = torch.device("cpu")
 
 class RecordingEncoder:
     """A cross-encoder whose logit is the sum of the ids; remembers the rows of each forward pass."""
+
+    packs = False
+    weight_bytes = 0
 
     def __init__(self) -> None:
         self.forwards: list[list[list[int]]] = []
@@ -144,13 +149,14 @@ def test_warm_up_runs_the_largest_pass_that_can_come(longest: int) -> None:
     assert engine.pairs_per_second > 0
 
 
-class RecordingModel:
+class RecordingModel(torch.nn.Module):
     """A transformer that remembers the shapes it ran."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.shapes: list[tuple[int, int]] = []
 
-    def __call__(self, input_ids: torch.Tensor, **_: torch.Tensor) -> SimpleNamespace:
+    def forward(self, input_ids: torch.Tensor, **_: torch.Tensor) -> SimpleNamespace:
         """Give hidden states of width 2."""
         self.shapes.append((input_ids.shape[0], input_ids.shape[1]))
         return SimpleNamespace(last_hidden_state=torch.ones(*input_ids.shape, 2))
@@ -159,7 +165,7 @@ class RecordingModel:
 def test_warm_up_runs_the_largest_pass_of_a_bi_encoder_too() -> None:
     """Its window is that of one text, so a pair may hold two of them."""
     model = RecordingModel()
-    encoder = BiEncoder(model, pad_id=0, uses_token_types=False, pooling="mean", device=CPU)
+    encoder = BiEncoder(PaddedForward(model, pad_id=0, uses_token_types=False, pooling="mean", device=CPU))
     ScoringEngine(encoder, device=CPU).warm_up(256)
     assert max(longest for _, longest in model.shapes) in (255, 256)
     assert MAX_BATCH_TOKENS["cpu"] - 256 <= max(rows * longest for rows, longest in model.shapes) <= MAX_BATCH_TOKENS["cpu"]

@@ -11,8 +11,8 @@ import torch
 
 from bento_service.errors import DeviceLost
 from bento_service.pairs import Outcome, PairScore, TokenPair
-from bento_service.scorer.encoders import Row
 from bento_service.scorer.engine import BATCHES_TO_GROW, ScoringEngine, _out_of_memory
+from bento_service.scorer.row import Row
 from bento_service.tally import Tally
 
 CPU = torch.device("cpu")
@@ -21,6 +21,9 @@ POISON = 666
 
 class FakeEncoder:
     """A cross-encoder whose logit is the first token id; `trouble` sees each pass before it runs."""
+
+    packs = False
+    weight_bytes = 0
 
     def __init__(self, trouble: Callable[[list[list[int]]], None]) -> None:
         self.trouble = trouble

@@ -23,7 +23,6 @@ def _info(**changes: Any) -> ModelInfo:
         "kind": "bi-encoder",
         "architecture": "BertModel",
         "quantization": "none",
-        "quantization_effective": "none",
         "dtype": "float32",
         "max_length": 256,
         "activation": "cosine",

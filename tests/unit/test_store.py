@@ -8,7 +8,7 @@ import pytest
 
 from bento_service.errors import ModelError
 from bento_service.settings import Quantization, Settings
-from bento_service.store import command_that_saves, packed_tag, variant_name, wanted_tag
+from bento_service.store import command_that_saves, packed_tag, variant_name, variants, wanted_tag
 
 
 def _settings(model: str, quantization: str = "none", *, mixed: bool = False) -> Settings:
@@ -37,12 +37,27 @@ def test_a_variant_is_named_after_its_precision_once(name: str, quantization: Qu
         ("m:v1", "none", "m:v1"),
         ("m", "bf16", "m-bf16"),
         ("m:v1", "fp16", "m-fp16:v1"),
+        ("m", "int8", "m-int8"),
+        ("m:v1", "nf4", "m-nf4:v1"),
         ("m:v1", "auto", "m:v1"),
     ],
 )
 def test_the_variant_asked_for_keeps_the_version(model: str, quantization: str, tag: str) -> None:
-    """All variants of a model share its versions; auto casts the full-precision one at load."""
+    """All variants of a model share its versions; auto looks for all of them."""
     assert wanted_tag(_settings(model, quantization)) == tag
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        ("m", ["m", "m-fp16", "m-bf16", "m-int8", "m-nf4"]),
+        ("m:v1", ["m:v1", "m-fp16:v1", "m-bf16:v1", "m-int8:v1", "m-nf4:v1"]),
+        ("m-int8", ["m-int8", "m-int8-fp16", "m-int8-bf16", "m-int8-nf4"]),
+    ],
+)
+def test_every_variant_has_its_name(model: str, names: list[str]) -> None:
+    """Auto looks for all of them, each once."""
+    assert variants(model) == names
 
 
 def test_mixed_precision_asks_for_the_bf16_variant() -> None:
@@ -53,7 +68,7 @@ def test_mixed_precision_asks_for_the_bf16_variant() -> None:
 @pytest.mark.parametrize(
     ("model", "quantization", "source", "command"),
     [
-        ("all-minilm-l6-v2", "none", None, "make model MODEL=builtin NAME=all-minilm-l6-v2"),
+        ("all-minilm-l6-v2", "none", None, "make model MODEL=builtin QUANTIZATION=none NAME=all-minilm-l6-v2"),
         ("all-minilm-l6-v2:v1", "bf16", None, "make model MODEL=builtin QUANTIZATION=bf16 NAME=all-minilm-l6-v2"),
         ("mine", "fp16", "org/mine", "make model MODEL=org/mine QUANTIZATION=fp16 NAME=mine"),
         ("mine", "auto", None, "make model MODEL=<hub id or folder> NAME=mine"),

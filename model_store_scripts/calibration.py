@@ -1,0 +1,50 @@
+"""Texts that int8 is fitted to: many subjects, lengths and languages, none of them in the golden set, which is to check the fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from model_store_scripts.golden import reference_score
+from model_store_scripts.inspection import Findings
+
+_TEXTS = (
+    ("how do vaccines work", "Vaccines train the immune system to recognise a pathogen without causing the disease. Memory cells remain for years, so that a later infection is met within days instead of weeks."),
+    ("capital of france", "Rome is the capital of Italy and of the region of Lazio; 2.8 million people live within its limits."),
+    ("python list sort descending", "def top(scores, count):\n    order = sorted(range(len(scores)), key=lambda index: -scores[index])\n    return order[:count]  # ties keep their order"),
+    ("quarterly revenue cloud services", "The company reported revenue of $3.2 billion for the quarter, up 12% from a year earlier (2.86 billion), driven by cloud services; net income fell 4.1%."),
+    ("what causes tides", "Tides are the rise and fall of sea levels caused by the combined pull of the Moon and the Sun and by the rotation of the Earth."),
+    ("symptoms of iron deficiency", "Tiredness, pale skin, shortness of breath and cold hands are common signs. A blood test measures ferritin; values below 30 ng/mL suggest that stores are empty."),
+    ("wie funktioniert eine Wärmepumpe", "Eine Wärmepumpe entzieht der Luft, dem Boden oder dem Grundwasser Wärme und hebt sie mit einem Verdichter auf ein höheres Temperaturniveau."),
+    ("recette pâte à crêpes", "Mélangez 250 g de farine, quatre œufs et un demi-litre de lait, ajoutez une pincée de sel, puis laissez reposer une heure avant la cuisson."),
+    ("cómo se forma un huracán", "Los huracanes se forman sobre aguas cálidas, cuando el aire húmedo asciende, se enfría y libera calor; la rotación de la Tierra los hace girar."),
+    ("日本の首都はどこですか", "東京は日本の首都であり、政治と経済の中心地です。人口はおよそ千四百万人です。"),
+    ("长城有多长", "长城全长超过两万公里,始建于春秋战国时期,是世界上最长的防御工程。"),
+    ("когда был построен эрмитаж", "Государственный Эрмитаж в Санкт-Петербурге основан в 1764 году и хранит около трёх миллионов экспонатов."),
+    ("ما هي عاصمة مصر", "القاهرة هي عاصمة مصر وأكبر مدنها من حيث عدد السكان والمساحة."),
+    ("select duplicates in a table", "SELECT email, COUNT(*) AS n FROM users GROUP BY email HAVING COUNT(*) > 1 ORDER BY n DESC;"),
+    ("return policy", "Unworn items can be sent back within 30 days of delivery for a full refund. Sale items are exchanged only. Please keep the receipt; see section 4(b) for exceptions."),
+    ("side effects ibuprofen", "Stomach pain, heartburn and nausea are the most frequent ones. Do not take more than 1,200 mg a day without advice, and never with other NSAIDs."),
+    ("who wrote the odyssey", "The poem is ascribed to Homer and tells in 24 books of a ten years' journey home after the fall of Troy."),
+    ("kubernetes pod pending", "Warning  FailedScheduling  3m  default-scheduler  0/4 nodes are available: 1 node(s) had taints that the pod did not tolerate, 3 Insufficient memory."),
+    ("difference between alpaca and llama", "Llamas are larger, carry loads and have banana-shaped ears; alpacas are kept for their fleece."),
+    ("best time to visit iceland", "From June to August the roads into the highlands are open and the nights are light. Northern lights are seen from September to March, when prices are lower too."),
+    ("contract termination notice", "Either party may terminate this Agreement for convenience upon ninety (90) days' prior written notice, provided that all fees accrued up to the effective date remain payable."),
+    ("speed of light", "299,792,458 m/s"),
+    ("photosynthesis equation", "6 CO2 + 6 H2O -> C6H12O6 + 6 O2, driven by light that chlorophyll absorbs."),
+    ("covid incubation period", "Most people who fall ill do so five to six days after exposure, though it can take up to fourteen."),
+    ("graphics card for machine learning", "With 24 GB of memory it holds models of some 13 billion parameters in 8 bits; the older card with 12 GB is half the price but needs offloading."),
+    ("who is the president", "yes"),
+    ("history of the bicycle", "In 1817 Karl von Drais built a running machine of wood. Pedals came in the 1860s, chains and equal wheels with the safety bicycle of 1885, and pneumatic tyres three years later. " * 3),
+    ("meeting notes budget", "- Q3 budget approved (see #fin-2291)\n- hiring: 2 open roles\n- next review: Tue 14:00\n* action: @lena sends the figures"),
+    ("error 0x80070057", "The parameter is incorrect. (Exception from HRESULT: 0x80070057 (E_INVALIDARG)) at Backup.Run() in C:\\src\\backup\\Runner.cs:line 218"),
+    ("is coffee bad for you", "For most adults three to four cups a day are safe and may even lower the risk of some illnesses; in pregnancy less than 200 mg of caffeine is advised."),
+    ("train berlin hamburg duration", "Der ICE braucht von Berlin nach Hamburg rund eine Stunde und 45 Minuten; Fahrkarten gibt es ab 17,90 €."),
+    ("meaning of entropy", "In thermodynamics entropy measures how many microscopic arrangements a system may have; in information theory it is the expected number of bits that a message needs."),
+)  # fmt: skip
+
+
+def score_texts(model: Any, findings: Findings) -> None:
+    """Run a model, loaded in float32, on every query with its own document and with that of another."""
+    for number, (query, document) in enumerate(_TEXTS):
+        reference_score(model, findings, query, document)
+        reference_score(model, findings, query, _TEXTS[number - 1][1])

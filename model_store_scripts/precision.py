@@ -1,0 +1,75 @@
+"""Weights of a loaded model, written in the precision that is asked for, and how far its scores stray from full precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from safetensors.torch import save_file
+
+from bento_service.errors import ModelError
+from bento_service.model_info import QUANTISED_FILE, TOKENIZER_FILE, ModelInfo
+from bento_service.scorer.device import choose_precision
+from bento_service.scorer.engine import ScoringEngine
+from bento_service.scorer.loading import check_golden
+from bento_service.scorer.quantised import Parts, flat
+from bento_service.scorer.weights import head_modules, load_encoder
+from bento_service.settings import Quantization
+from bento_service.tokenizer import PairTokenizer
+from model_store_scripts.calibration import score_texts
+from model_store_scripts.inspection import Findings
+from model_store_scripts.int8 import inner_linears, quantise
+
+PRECISIONS: tuple[Quantization, ...] = get_args(Quantization)
+# Of what is not quantised; a classifier's head stays in float32.
+_DTYPES: Mapping[str, torch.dtype] = {
+    "none": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "int8": torch.bfloat16,
+    "nf4": torch.bfloat16,
+}
+
+
+def write_weights(model: Any, findings: Findings, quantization: Quantization, folder: Path) -> str:
+    """Write the safetensors and config of a model that is loaded in float32; returns the dtype of what is not quantised."""
+    parts: dict[str, Parts] = {}
+    if quantization == "int8":
+        parts = quantise(model, partial(score_texts, model, findings))
+    elif quantization == "nf4":
+        parts = _nf4(model)
+    if parts:
+        save_file(flat(parts), folder / QUANTISED_FILE)
+    dtype = _DTYPES[quantization]
+    head = tuple(f"{name}." for name, _ in head_modules(model))
+    replaced = {f"{layer}.{name}" for layer in parts for name in ("weight", "bias")}
+    state = {
+        name: tensor if name.startswith(head) or not tensor.is_floating_point() else tensor.to(dtype)
+        for name, tensor in model.state_dict().items()
+        if name not in replaced
+    }
+    model.save_pretrained(folder, state_dict=state, safe_serialization=True)
+    return str(dtype).removeprefix("torch.")
+
+
+def _nf4(model: Any) -> dict[str, Parts]:
+    try:
+        from bento_service.scorer.bitsandbytes_linear import quantise_nf4  # noqa: PLC0415  takes seconds, and is wanted here alone
+    except ImportError:
+        raise ModelError("nf4 needs bitsandbytes: pip install bitsandbytes, or choose another --quantization") from None
+    return {name: quantise_nf4(linear) for name, linear in inner_linears(model).items()}
+
+
+def drift_of(folder: Path, info: ModelInfo) -> float:
+    """Return how far the scores of golden pairs, 0..1, stray from full precision; ModelError where that is too much to serve."""
+    device = torch.device("cpu")
+    precision = choose_precision(info.quantization, info.quantization, device)
+    engine = ScoringEngine(load_encoder(folder, info, precision=precision, device=device), device=device)
+    tokenizer = PairTokenizer(folder / TOKENIZER_FILE, info, max_length=info.max_length)
+    try:
+        return check_golden(engine, tokenizer, info, precision)
+    finally:
+        tokenizer.close()
