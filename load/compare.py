@@ -53,8 +53,8 @@ class Plan:
     documents: int = 20
 
 
-FULL = Plan(rounds=3, seconds=7, clients=(1, 2, 4, 8, 16), fractions=(0.25, 0.5, 0.75, 0.9))
-QUICK = Plan(rounds=1, seconds=5, clients=(1, 4, 8), fractions=(0.5, 0.9))
+FULL = Plan(rounds=3, seconds=6, clients=(1, 2, 4, 8, 16), fractions=(0.25, 0.5, 0.75, 0.9))
+QUICK = Plan(rounds=1, seconds=4, clients=(1, 4, 8), fractions=(0.5, 0.9))
 
 
 @dataclass(frozen=True, slots=True)

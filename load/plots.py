@@ -16,7 +16,7 @@ from compare_report import BASELINES, names, of, pairs_per_second, pooled
 from tables import precision_name
 
 mpl.use("Agg")
-OWN_COLOURS = ("#9ecae1", "#4292c6", "#08519c", "#08306b", "#6baed6")
+OWN_COLOURS = ("#9ecae1", "#4292c6", "#08519c", "#41ab5d", "#00441b")
 PEER_COLOURS = {"Infinity": "#d95f02", "sentence-transformers": "#7f7f7f"}
 DPI = 110
 
