@@ -57,10 +57,13 @@ def write_weights(model: Any, findings: Findings, quantization: Quantization, fo
 
 def _nf4(model: Any) -> dict[str, Parts]:
     try:
-        from bento_service.scorer.bitsandbytes_linear import quantise_nf4  # noqa: PLC0415  takes seconds, and is wanted here alone
+        from bento_service.scorer.bitsandbytes_linear import NF4_BLOCK, quantise_nf4  # noqa: PLC0415  takes seconds, and is wanted here alone
     except ImportError:
         raise ModelError("nf4 needs bitsandbytes: pip install bitsandbytes, or choose another --quantization") from None
-    return {name: quantise_nf4(linear) for name, linear in inner_linears(model).items()}
+    fitting = {name: linear for name, linear in inner_linears(model).items() if linear.in_features % NF4_BLOCK == 0}
+    if not fitting:
+        raise ModelError(f"no layer of this model fits nf4's blocks of {NF4_BLOCK} inputs: choose another --quantization")
+    return {name: quantise_nf4(linear) for name, linear in fitting.items()}
 
 
 def drift_of(folder: Path, info: ModelInfo) -> float:

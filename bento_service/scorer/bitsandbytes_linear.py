@@ -16,7 +16,7 @@ from bento_service.scorer.quantised import Parts
 
 _MOST = 127
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it would tell of kernels on a hub that it did not find
-_BLOCK = 64
+NF4_BLOCK = 64  # weights that share a scale; its kernels want whole blocks in each row
 
 
 class _FactoredInt8(torch.nn.Module):
@@ -68,6 +68,6 @@ def make(parts: Parts, dtype: torch.dtype) -> torch.nn.Module:
 
 def quantise_nf4(linear: torch.nn.Linear) -> Parts:
     """Round a full layer to nf4 in blocks of 64 (QLoRA, Dettmers et al. 2023)."""
-    packed, state = quantize_4bit(linear.weight.detach().contiguous(), blocksize=_BLOCK, quant_type="nf4")
+    packed, state = quantize_4bit(linear.weight.detach().contiguous(), blocksize=NF4_BLOCK, quant_type="nf4")
     bias = {} if linear.bias is None else {"bias": linear.bias.detach()}
     return {"weight": packed, **bias, **state.as_dict(packed=True)}

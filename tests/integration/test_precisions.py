@@ -1,0 +1,202 @@
+"""Every precision that the store offers: what is saved, what runs, how near it is, and what happens where it cannot run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import bentoml
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bento_service import hardware
+from bento_service.errors import ModelError
+from bento_service.model_info import QUANTISED_FILE, ModelInfo
+from bento_service.scorer import device as device_room
+from bento_service.scorer.engine import ScoringEngine
+from bento_service.scorer.loading import LoadedScorer, load_scorer
+from bento_service.settings import Quantization, Settings
+from model_store_scripts.save_model import save_fastest
+from model_store_scripts.verify_model import verify_model
+from servers import Server
+from small_models import DOCUMENTS, QUERIES, ServedModel, make_cross_encoder, raw_scores, serve
+
+CPU = torch.device("cpu")
+PAIRS = [(query, document) for query in QUERIES[:3] for document in DOCUMENTS[:12]]
+# Bytes of weights beside full precision, embeddings counted, and how far a score, 0..1, of the built-in may stray.
+BOUNDS: dict[Quantization, tuple[float, float]] = {
+    "bf16": (0.52, 0.01),
+    "fp16": (0.52, 0.002),
+    "int8": (0.40, 0.05),
+    "nf4": (0.36, 0.1),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small products are fastest on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def full() -> ServedModel:
+    """The built-in in full precision."""
+    return serve("builtin")
+
+
+def loaded(model: ServedModel, **settings: object) -> LoadedScorer:
+    """Load a saved model once more, with other settings."""
+    return load_scorer(model.folder, model.info, Settings(**{"RERANKER_DEVICE": "cpu", **settings}))
+
+
+def scores(engine: ScoringEngine, model: ServedModel) -> np.ndarray:
+    """Scores of PAIRS on the 0..1 scale of a bi-encoder."""
+    return (1 + raw_scores(engine, model.tokens(PAIRS))) / 2
+
+
+@pytest.mark.parametrize("quantization", ["bf16", "int8", "nf4"])
+def test_the_built_in_is_smaller_and_strays_little(full: ServedModel, quantization: Quantization) -> None:
+    """The weights are held as they were saved, and the scores are those of full precision within the bound, but not the same."""
+    model = serve("builtin", quantization=quantization)
+    share, bound = BOUNDS[quantization]
+    assert model.engine._encoder.weight_bytes <= share * full.engine._encoder.weight_bytes
+    off = np.abs(scores(model.engine, model) - scores(full.engine, full))
+    assert 1e-5 < float(off.max()) < bound
+    assert 0 < model.info.drift < bound
+    assert model.info.quantization == quantization
+    assert not any(path.suffix in (".bin", ".pt", ".pkl") for path in model.folder.iterdir())
+    assert quantization in verify_model(model.tag) or not hardware.cpu_multiplies_bf16()
+
+
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+def test_a_quantised_entry_holds_no_full_layer(quantization: Quantization) -> None:
+    """Only embeddings, norms and the like are in the model's own file, in bf16."""
+    model = serve("builtin", quantization=quantization)
+    rest = load_file(model.folder / "model.safetensors")
+    assert {tensor.dtype for tensor in rest.values()} == {torch.bfloat16}
+    assert not any(".layer." in name and name.endswith("dense.weight") for name in rest)
+    parts = load_file(model.folder / QUANTISED_FILE)
+    assert len({name.partition("|")[0] for name in parts}) == 36
+
+
+def test_a_pair_in_int8_does_not_depend_on_its_batch() -> None:
+    """Nor on its order."""
+    model = serve("builtin", quantization="int8")
+    tokens = model.tokens(PAIRS)
+    together = raw_scores(model.engine, tokens)
+    alone = np.concatenate([raw_scores(model.engine, [pair]) for pair in tokens])
+    turned = raw_scores(model.engine, tokens[::-1])[::-1]
+    # The layers are multiplied in uint8 and int32, but what stands between them is bf16, and its products round by their shape.
+    assert float(np.abs(together - alone).max()) < 5e-3
+    assert float(np.abs(together - turned).max()) < 5e-3
+
+
+@pytest.mark.parametrize("architecture", ["roberta", "deberta-v2", "modernbert"])
+def test_other_architectures_can_be_quantised_too(tmp_path: Path, architecture: str) -> None:
+    """Packed or padded; the head stays in full precision, and the scores rank as those of full precision do."""
+    folder = make_cross_encoder(tmp_path / architecture, architecture)
+    full, model = (serve(folder, name=f"{architecture}-small", quantization=each) for each in ("none", "int8"))
+    before, after = full.raw(PAIRS), model.raw(PAIRS)
+    assert np.corrcoef(before, after)[0, 1] > 0.98
+    assert float(np.abs(before - after).max()) > 1e-5
+    head = {
+        name: tensor for name, tensor in load_file(model.folder / "model.safetensors").items() if name.startswith("classifier")
+    }
+    assert head
+    assert {tensor.dtype for tensor in head.values()} == {torch.float32}
+
+
+def test_a_model_that_nf4_does_not_fit_is_refused(tmp_path: Path) -> None:
+    """Its blocks are longer than the rows of so small a model."""
+    with pytest.raises(ModelError, match="fits nf4's blocks"):
+        serve(make_cross_encoder(tmp_path / "narrow"), quantization="nf4")
+
+
+def test_bitsandbytes_scores_int8_on_a_cpu(full: ServedModel) -> None:
+    """The same entry, multiplied by the other library."""
+    model = serve("builtin", quantization="int8")
+    other = loaded(model, QUANTIZATION="int8", RERANKER_INT8_KERNEL="bitsandbytes")
+    assert (other.precision.effective, other.precision.kernel) == ("int8", "bitsandbytes")
+    assert other.fingerprint != loaded(model, QUANTIZATION="int8").fingerprint
+    assert float(np.abs(scores(other.engine, model) - scores(full.engine, full)).max()) < 0.05
+
+
+def _without_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_room, "cpu_multiplies_int8", lambda: False)
+
+
+def test_int8_on_a_processor_without_it_falls_back_loudly(
+    full: ServedModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its weights are unpacked, and the log and the precision say so."""
+    model = serve("builtin", quantization="int8")
+    _without_vnni(monkeypatch)
+    with caplog.at_level(logging.WARNING, "bentoml.reranker"):
+        other = loaded(model, QUANTIZATION="int8")
+    assert other.precision.fell_back
+    assert other.precision.effective in ("bf16", "none")
+    assert "int8 was asked for, but this CPU has no instructions for int8" in caplog.text
+    assert float(np.abs(scores(other.engine, model) - scores(full.engine, full)).max()) < 0.05
+
+
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+def test_what_needs_bitsandbytes_falls_back_without_it(
+    full: ServedModel, monkeypatch: pytest.MonkeyPatch, quantization: Quantization
+) -> None:
+    """nf4 is unpacked too."""
+    model = serve("builtin", quantization=quantization)
+    monkeypatch.setattr(device_room, "find_spec", lambda _: None)
+    other = loaded(model, QUANTIZATION=quantization, RERANKER_INT8_KERNEL="bitsandbytes")
+    assert other.precision.fell_back
+    assert "bitsandbytes is not installed" in other.precision.reason
+    assert float(np.abs(scores(other.engine, model) - scores(full.engine, full)).max()) < BOUNDS[quantization][1]
+
+
+def test_strict_quantization_stops_instead_of_falling_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a line that names both variables."""
+    model = serve("builtin", quantization="int8")
+    _without_vnni(monkeypatch)
+    with pytest.raises(ModelError, match=r"int8 was asked for.*RERANKER_STRICT_QUANTIZATION=true"):
+        loaded(model, QUANTIZATION="int8", RERANKER_STRICT_QUANTIZATION="true")
+
+
+def test_the_fastest_precision_within_its_bound_is_saved(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """int8 where the processor multiplies it; one that strays too far is passed over, and said."""
+    monkeypatch.setattr("model_store_scripts.save_model.fast_precisions", lambda _: ["int8", "bf16", "none"])
+    assert save_fastest("builtin").partition(":")[0] == "all-minilm-l6-v2-int8"
+    monkeypatch.setattr("model_store_scripts.save_model.DRIFT_BOUND", {"int8": 0.0001})
+    assert save_fastest("builtin").partition(":")[0] == "all-minilm-l6-v2-bf16"
+    assert "over int8's bound" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hardware.cpu_multiplies_int8(), reason="this CPU does not multiply int8")
+def test_auto_serves_the_fastest_saved_variant_and_says_why(tmp_path: Path) -> None:
+    """Of those that share the newest version."""
+    tag = serve("builtin", quantization="int8").tag
+    version = tag.partition(":")[2]
+    serve("builtin")
+    shutil.copytree(Path(os.environ["BENTOML_HOME"], "models"), tmp_path / "models")
+    for name in ("all-minilm-l6-v2-nf4", "all-minilm-l6-v2-bf16"):
+        shutil.rmtree(tmp_path / "models" / name, ignore_errors=True)
+    with Server(tmp_path, QUANTIZATION="auto") as server:
+        model = server.get("/health").json()["model"]
+        assert model["tag"] == f"all-minilm-l6-v2-int8:{version}"
+        assert (model["quantization_asked"], model["quantization"]) == ("auto", "int8")
+        assert "natively" in model["precision_reason"]
+        assert 0 < model["weight_bytes"] < 40_000_000
+        metrics = server.get("/metrics").text
+        assert 'reranker_model_workers{asked="auto",device="cpu",dtype="bfloat16",quantization="int8"} 1.0' in metrics
+        assert "reranker_quantization_fallbacks 0.0" in metrics
+        assert server.post(query="q", documents=["a", "b"]).status_code == 200
+    info = ModelInfo.from_metadata(bentoml.models.get(tag).info.metadata, tag)
+    assert info.drift < 0.05
