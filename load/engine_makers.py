@@ -22,11 +22,9 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch.ao import quantization
 from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
+from micro_batches import Engine, MicroBatch
+
 THREADS = 2
-# input_ids, attention_mask, token_type_ids: int64, shape (n_rows, longest).
-MicroBatch = dict[str, torch.Tensor]
-# Returns float32, shape (n_rows, width): a logit or a unit vector a row.
-Engine = Callable[[MicroBatch], torch.Tensor]
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
 

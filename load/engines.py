@@ -31,8 +31,9 @@ from transformers import AutoModel, BertConfig, BertForSequenceClassification
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "load")]
 
-import evaluate  # noqa: E402  the path must be set first
-from engine_makers import MAKERS, THREADS, BiEncoder, CrossEncoder, Engine, MicroBatch, Model  # noqa: E402
+from engine_makers import MAKERS, THREADS, BiEncoder, CrossEncoder, Model  # noqa: E402  the path must be set first
+from judged import Judged  # noqa: E402
+from micro_batches import Engine, outputs_of, padded, sorted_batches  # noqa: E402
 from model_store_scripts.sources import find_source  # noqa: E402
 from texts import Texts  # noqa: E402
 
@@ -43,35 +44,6 @@ REFERENCE = "torch fp32"
 # Quantised as when compiled, at a tenth of the speed: the judged data would take a quarter of an hour.
 NOT_JUDGED = ("torchao int8 eager",)
 SHORTEST_PARAGRAPH = 40  # characters; headings are shorter
-
-
-def padded(encodings: Sequence[Encoding]) -> MicroBatch:
-    """Lay sequences out as one rectangle; the built-in tokenizer's padding id is 0."""
-    longest = max(len(encoding.ids) for encoding in encodings)
-
-    def rectangle(name: str) -> torch.Tensor:
-        rows = [getattr(encoding, name) for encoding in encodings]
-        return torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-
-    return {"input_ids": rectangle("ids"), "attention_mask": rectangle("attention_mask"), "token_type_ids": rectangle("type_ids")}
-
-
-def sorted_batches(encodings: Sequence[Encoding], size: int) -> Iterator[tuple[list[int], MicroBatch]]:
-    """Micro-batches of near lengths, with the places of their rows."""
-    order = sorted(range(len(encodings)), key=lambda place: len(encodings[place].ids))
-    for start in range(0, len(order), size):
-        places = order[start : start + size]
-        yield places, padded([encodings[place] for place in places])
-
-
-def outputs_of(engine: Engine, encodings: Sequence[Encoding], size: int) -> torch.Tensor:
-    """Run all: float32, shape (n, width), in the order given."""
-    parts = [(places, engine(batch)) for places, batch in sorted_batches(encodings, size)]
-    width = parts[0][1].shape[1]
-    outputs = torch.empty(len(encodings), width)
-    for places, part in parts:
-        outputs[places] = part
-    return outputs
 
 
 def calls(tokenizer: Tokenizer, seed: int) -> Iterator[list[Encoding]]:
@@ -167,42 +139,6 @@ def faithfulness(engines: dict[str, Engine], tokenizer: Tokenizer) -> dict[str, 
         }
         for name, engine in engines.items()
     }
-
-
-class Judged:
-    """Judged data: candidates and grades by query, and token ids of all its texts."""
-
-    def __init__(self, folder: Path, tokenizer: Tokenizer, queries_at_most: int | None) -> None:
-        queries, passages = evaluate.texts(folder / "queries.tsv"), evaluate.texts(folder / "passages.tsv")
-        self.candidates, self.grades = defaultdict(list), defaultdict(dict)
-        for line in (folder / "run.trec").read_text().splitlines():
-            query, _, passage, *_ = line.split()
-            self.candidates[query].append(passage)
-        self.candidates = dict(itertools.islice(self.candidates.items(), queries_at_most))
-        for line in (folder / "qrels.txt").read_text().splitlines():
-            query, _, passage, grade = line.split()
-            self.grades[query][passage] = int(grade)
-        wanted = sorted({passage for found in self.candidates.values() for passage in found})
-        self.places = {name: place for place, name in enumerate([*self.candidates, *wanted])}
-        texts = [queries[query] for query in self.candidates] + [passages[passage] for passage in wanted]
-        self.encodings = tokenizer.encode_batch(texts)
-
-    def cosines(self, engine: Engine) -> list[np.ndarray]:
-        """Of each query with its candidates, in their order."""
-        vectors = outputs_of(engine, self.encodings, 16)
-        return [
-            (vectors[[self.places[passage] for passage in found]] @ vectors[self.places[query]]).numpy()
-            for query, found in self.candidates.items()
-        ]
-
-    def ndcg(self, cosines: Sequence[np.ndarray]) -> float:
-        """nDCG@10, mean over queries."""
-        values = []
-        for (query, found), scores in zip(self.candidates.items(), cosines, strict=True):
-            ranked = [found[place] for place in np.argsort(-scores, kind="stable")]
-            grades = self.grades[query]
-            values.append(evaluate.ndcg([grades.get(passage, 0) for passage in ranked], list(grades.values())))
-        return statistics.mean(values)
 
 
 def quality(
