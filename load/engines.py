@@ -2,7 +2,8 @@
 
 Speed: the MiniLM-L6 cross-encoder shape with random weights, 160 pairs a call, each engine's best micro-batch size. Faithfulness: scores
 against fp32, whether a score depends on the batch it rode in, and nDCG@10 of the built-in model (--data, as `make evaluate` reads it).
-Machines are shared: compare ratios.
+Machines are shared: compare ratios; where others
+compute too, those of the tokens per second of CPU, which being put aside does not change.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -54,24 +56,32 @@ def calls(tokenizer: Tokenizer, seed: int) -> Iterator[list[Encoding]]:
         yield tokenizer.encode_batch([(query, document) for document in documents])
 
 
-def tokens_per_second(engine: Engine, tokenizer: Tokenizer, size: int, seconds: float) -> float:
-    """Real tokens: padding does not count, tokenising and laying out take no part.
+class Rate(NamedTuple):
+    """Real tokens (padding does not count) per second by the clock, and per second of one core that this process had."""
+
+    tokens_per_second: float
+    tokens_per_cpu_second: float
+
+
+def rate(engine: Engine, tokenizer: Tokenizer, size: int, seconds: float) -> Rate:
+    """Measure a window; tokenising and laying out take no part.
 
     A call's micro-batches come in a shuffled order, so that a window that ends within a call is not one of short texts alone. Every
     window begins with the same texts: in the second round an engine that compiles for each shape has seen them.
     """
     shuffled = random.Random(0)
-    tokens, spent = 0, 0.0
+    tokens, spent, worked = 0, 0.0, 0.0
     for encodings in calls(tokenizer, seed=0):
         batches = [batch for _, batch in sorted_batches(encodings, size)]
         shuffled.shuffle(batches)
         for batch in batches:
-            begin = time.perf_counter()
+            begin, begin_cpu = time.perf_counter(), time.process_time()
             engine(batch)
             spent += time.perf_counter() - begin
+            worked += time.process_time() - begin_cpu
             tokens += int(batch["attention_mask"].sum())
             if spent >= seconds:
-                return tokens / spent
+                return Rate(tokens / spent, tokens / worked)
     raise AssertionError  # calls() never ends
 
 
@@ -110,20 +120,17 @@ def speeds(engines: dict[str, Engine], tokenizer: Tokenizer, rounds: int, second
     """Choose each engine's micro-batch size in a first alternation of shorter windows, then measure it in rounds."""
     by_size: dict[str, dict[int, float]] = defaultdict(dict)
     for size, (name, engine) in itertools.product(SIZES, engines.items()):
-        engine(padded(next(calls(tokenizer, seed=0))[:size]))
-        by_size[name][size] = tokens_per_second(engine, tokenizer, size, seconds / 4)
-    raw: dict[str, list[float]] = defaultdict(list)
+        by_size[name][size] = rate(engine, tokenizer, size, seconds / 4).tokens_per_cpu_second
+    raw: dict[str, list[Rate]] = defaultdict(list)
     for turn, (name, engine) in itertools.product(range(rounds), engines.items()):
         best = max(SIZES, key=by_size[name].__getitem__)
-        raw[name].append(tokens_per_second(engine, tokenizer, best, seconds))
-        print(json.dumps({"round": turn, "engine": name, "load": os.getloadavg()[0], "rate": round(raw[name][-1])}), flush=True)
+        raw[name].append(rate(engine, tokenizer, best, seconds))
+        figures = {"round": turn, "engine": name, "micro_batch": best, "load": round(os.getloadavg()[0], 1)}
+        print(json.dumps(figures | {key: round(value) for key, value in raw[name][-1]._asdict().items()}), flush=True)
     return {
-        name: {
-            "tokens_per_second": round(statistics.median(raw[name])),
-            "rounds": [round(rate) for rate in raw[name]],
-            "first_look_by_micro_batch": {str(size): round(rate) for size, rate in by_size[name].items()},
-        }
-        for name in engines
+        name: {field: round(statistics.median(getattr(one, field) for one in found)) for field in Rate._fields}
+        | {"first_look_per_cpu_second": {str(size): round(value) for size, value in by_size[name].items()}}
+        for name, found in raw.items()
     }
 
 
