@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # schemathesis and hypothesis stay out of the environment that runs pytest.
 FUZZ_VENV := .venv-fuzz
+# The quantisers that `make engines` compares are no part of the service.
+ENGINES_VENV := .venv-engines
 PORT ?= 3000
 export CHROMIUM ?= chromium
 # Packages of reranker clients that the tests call, in environments of their own because their requirements clash.
@@ -29,7 +31,7 @@ BUILTIN := $(BENTOML_STORE)/all-minilm-l6-v2
 BUILTIN_SAVED = $(wildcard $(if $(filter auto,$(SAVED)),$(BUILTIN)/latest $(BUILTIN)-*/latest,$(BUILTIN)$(if $(filter-out none,$(SAVED)),-$(SAVED))/latest))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-fuzz setup-clients setup-peers model models verify serve build lint test chromium test-browser readme cache-clear bench bench-cache bench-dialects cache-layouts cache-faults hostile cache-property fuzz replay evaluate compare quality endurance clean
+.PHONY: help setup setup-dev setup-fuzz setup-clients setup-peers model models verify serve build lint test chromium test-browser readme cache-clear bench bench-cache bench-dialects engines cache-layouts cache-faults hostile cache-property fuzz replay evaluate compare quality endurance clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -78,6 +80,13 @@ $(FUZZ_VENV)/.made: $(VENV)/.made tests/fuzz/requirements.txt
 	@touch $@
 
 setup-fuzz: $(FUZZ_VENV)/.made ## make the environment of schemathesis
+
+$(ENGINES_VENV)/.made: $(VENV)/.made load/engines-requirements.txt
+	$(PYTHON) -m venv $(ENGINES_VENV)
+	$(ENGINES_VENV)/bin/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX_URL),--index-url "$(TORCH_INDEX_URL)") "$$(grep '^torch==' load/engines-requirements.txt)"
+	$(ENGINES_VENV)/bin/pip install --quiet --disable-pip-version-check -r load/engines-requirements.txt
+	$(ENGINES_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps $(BUILTIN_WHEEL)
+	@touch $@
 
 setup-clients: ## make the environments of the client packages that the tests call
 	@$(MAKE) --jobs 2 $(CLIENTS:=/.made)
@@ -137,6 +146,9 @@ bench-cache: setup-dev ## latency of known pairs from the process and from Redis
 bench-dialects: setup ## what translating a request of 50 documents costs in each client's format
 	$(BIN)/python load/bench_dialects.py $(BENCH_ARGS)
 
+engines: $(ENGINES_VENV)/.made ## speed and faithfulness of int8 and bf16 engines on CPU: [DATA=<folder of judged data>] [BENCH_ARGS=…]
+	$(ENGINES_VENV)/bin/python load/engines.py $(if $(DATA),--data "$(DATA)") $(BENCH_ARGS)
+
 cache-layouts: setup-dev ## memory and look-up time of ways to lay pairs out in Redis (ADR 6)
 	$(BIN)/python load/redis_layouts.py $(BENCH_ARGS)
 
@@ -172,4 +184,4 @@ endurance: setup-dev ## 32 clients for 60 s, and 50 pauses of 6 s: no failed req
 		tests/integration/test_server.py -k "many_clients or a_pause"
 
 clean: ## remove the environments
-	rm -rf $(VENV) $(FUZZ_VENV) $(CLIENTS) $(PEERS) *.egg-info
+	rm -rf $(VENV) $(FUZZ_VENV) $(ENGINES_VENV) $(CLIENTS) $(PEERS) *.egg-info
