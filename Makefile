@@ -146,8 +146,8 @@ bench-cache: setup-dev ## latency of known pairs from the process and from Redis
 bench-dialects: setup ## what translating a request of 50 documents costs in each client's format
 	$(BIN)/python load/bench_dialects.py $(BENCH_ARGS)
 
-engines: $(ENGINES_VENV)/.made ## speed and faithfulness of int8 and bf16 engines on CPU: [DATA=<folder of judged data>] [BENCH_ARGS=…]
-	$(ENGINES_VENV)/bin/python load/engines.py $(if $(DATA),--data "$(DATA)") $(BENCH_ARGS)
+engines: $(ENGINES_VENV)/.made ## speed and faithfulness of int8 and bf16 engines on CPU: [BENCH_ARGS=…]
+	$(ENGINES_VENV)/bin/python load/engines.py $(BENCH_ARGS)
 
 cache-layouts: setup-dev ## memory and look-up time of ways to lay pairs out in Redis (ADR 6)
 	$(BIN)/python load/redis_layouts.py $(BENCH_ARGS)

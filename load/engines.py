@@ -1,9 +1,8 @@
 """Speed and faithfulness of int8 and bf16 engines on CPU, alternating, in one run: `make engines`.
 
 Speed: the MiniLM-L6 cross-encoder shape with random weights, 160 pairs a call, each engine's best micro-batch size. Faithfulness: scores
-against fp32, whether a score depends on the batch it rode in, and nDCG@10 of the built-in model (--data, as `make evaluate` reads it).
-Machines are shared: compare ratios; where others
-compute too, those of the tokens per second of CPU, which being put aside does not change.
+against fp32, and whether a score depends on the batch it rode in.
+Machines are shared: compare ratios; where others compute too, those of the tokens per second of CPU, which being put aside does not change.
 """
 
 from __future__ import annotations
@@ -34,7 +33,6 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "load")]
 
 from engine_makers import MAKERS, THREADS, BiEncoder, CrossEncoder, Model  # noqa: E402  the path must be set first
-from judged import Judged  # noqa: E402
 from micro_batches import Engine, outputs_of, padded, sorted_batches  # noqa: E402
 from model_store_scripts.sources import find_source  # noqa: E402
 from texts import Texts  # noqa: E402
@@ -43,8 +41,6 @@ PAIRS = 160
 SIZES = (8, 16, 32)
 CALIBRATION_BATCHES = 20
 REFERENCE = "torch fp32"
-# Quantised as when compiled, at a tenth of the speed: the judged data would take a quarter of an hour.
-NOT_JUDGED = ("torchao int8 eager",)
 SHORTEST_PARAGRAPH = 40  # characters; headings are shorter
 
 
@@ -148,35 +144,18 @@ def faithfulness(engines: dict[str, Engine], tokenizer: Tokenizer) -> dict[str, 
     }
 
 
-def quality(
-    engines: dict[str, Engine], tokenizer: Tokenizer, data: Path | None, queries: int | None
-) -> dict[str, dict[str, float]]:
-    """Of the built-in model: dependence on the batch and, with data, nDCG@10 and the largest change of a 0..1 score."""
+def dependence(engines: dict[str, Engine], tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
+    """How much a score of the built-in model depends on the batch."""
     texts = Texts(seed=7)
     query, documents = texts.request(64)
     query_ids, document_ids = tokenizer.encode(query), tokenizer.encode_batch(documents)
-    figures = {
+    return {
         name: {"builtin_batch_dependence": batch_dependence(engine, document_ids, query_ids)} for name, engine in engines.items()
     }
-    if data is None:
-        return figures
-    judged = Judged(data, tokenizer, queries)
-    reference = judged.cosines(engines[REFERENCE])
-    for name, engine in engines.items():
-        if name in NOT_JUDGED:
-            continue
-        cosines = reference if name == REFERENCE else judged.cosines(engine)
-        figures[name] |= {
-            "ndcg10": round(judged.ndcg(cosines), 4),
-            "judged_largest_difference": float(np.abs(np.concatenate(cosines) - np.concatenate(reference)).max() / 2),
-            "judged_mean_difference": float(np.abs(np.concatenate(cosines) - np.concatenate(reference)).mean() / 2),
-        }
-        print(json.dumps({"judged": name, "queries": len(judged.candidates), **figures[name]}), flush=True)
-    return figures
 
 
 def paragraphs() -> list[str]:
-    """English that is not judged: what static quantisation of the built-in model learns its ranges from."""
+    """English: what static quantisation of the built-in model learns its ranges from."""
     files = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
     return [part for file in files for part in file.read_text(encoding="utf-8").split("\n\n") if len(part) > SHORTEST_PARAGRAPH]
 
@@ -224,10 +203,8 @@ def machine() -> dict[str, object]:
 def main() -> None:
     """Print one JSON object a line as it goes, the summary last."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="0: the built-in model's quality alone")
+    parser.add_argument("--rounds", type=int, default=3, help="0: the built-in model alone")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
-    parser.add_argument("--data", type=Path, help="folder of judged data")
-    parser.add_argument("--queries", type=int, help="judge the first so many alone")
     parser.add_argument("--engines", nargs="+", choices=MAKERS, default=list(MAKERS), metavar="NAME", help=f"beside {REFERENCE}")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -246,7 +223,7 @@ def main() -> None:
             print(json.dumps({"so far": rows}), flush=True)
             del engines
         engines, true_failures = make_engines(true, list(rows))
-        for name, figures in quality(engines, apart, options.data, options.queries).items():
+        for name, figures in dependence(engines, apart).items():
             rows[name] |= figures
     summary |= {"engines": rows, "failed": failures | {f"{name}, built-in": why for name, why in true_failures.items()}}
     print(json.dumps(summary))
