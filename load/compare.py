@@ -85,7 +85,7 @@ def own_system(home: Path, source: Path, precision: Quantization, running: conte
         running.push(started.pop_all())
     facts = {
         "versions": versions(Path(sys.executable), OWN_LIBRARIES),
-        "model": {name: model.get(name) for name in ("device", "dtype", "quantization", "weights_bytes")},
+        "model": {name: model.get(name) for name in ("device", "dtype", "quantization", "weight_bytes")},
     }
     return System(label(precision), Endpoint(server.port), server.process.pid, facts)
 

@@ -87,8 +87,8 @@ def plot_quality(path: Path, result: dict[str, Any]) -> None:
     _bars(second, precisions, {name: [math.nan if tau is None else tau for tau in each] for name, each in taus.items()}, "{:.3f}")
     _name(second, "precision", "mean tau-b of a query", "Kendall tau against fp32")
     memory = {"Scorer process, resident": [row["scorer_resident_bytes"] / 1e6 for row in rows]}
-    if all(row["weights_bytes"] for row in rows):
-        memory["weights"] = [row["weights_bytes"] / 1e6 for row in rows]
+    if all(row["weight_bytes"] for row in rows):
+        memory["weights"] = [row["weight_bytes"] / 1e6 for row in rows]
     _bars(third, precisions, memory, "{:.0f}")
     _name(third, "precision", "MB", "Memory")
     for axes in (first, second, third):

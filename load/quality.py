@@ -92,7 +92,7 @@ def measure(home: Path, model: str, precision: Quantization, data: Sequence[Judg
             measured.missing = told["precision_reason"]
             return measured
         (scorer,) = server.workers("Scorer")
-        measured.dtype, measured.weights_bytes = told["dtype"], told.get("weights_bytes")
+        measured.dtype, measured.weights_bytes = told["dtype"], told.get("weight_bytes")
         measured.scorer_ready_bytes = scorer.memory_info().rss
         with httpx.Client(base_url=server.url, timeout=300) as client:
             measured.ranked = {judged.name: rank_all(judged, client) for judged in data}
@@ -129,7 +129,7 @@ def row(measured: Measured, reference: Measured) -> dict[str, Any]:
     return {
         "precision": measured.precision,
         "dtype": measured.dtype,
-        "weights_bytes": measured.weights_bytes,
+        "weight_bytes": measured.weights_bytes,
         "scorer_ready_bytes": measured.scorer_ready_bytes,
         "scorer_resident_bytes": measured.scorer_resident_bytes,
         "data": {name: against(reference.ranked[name], ranked) for name, ranked in measured.ranked.items()},

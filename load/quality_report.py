@@ -32,12 +32,12 @@ def quality_rows(rows: list[dict[str, Any]]) -> list[list[str]]:
 
 def memory_rows(rows: list[dict[str, Any]]) -> list[list[str]]:
     """One row for each precision."""
-    fp32 = rows[0]["weights_bytes"]
+    fp32 = rows[0]["weight_bytes"]
     cells = []
     for row in rows:
         if "data" not in row:
             continue
-        weights = row["weights_bytes"]
+        weights = row["weight_bytes"]
         cells.append(
             [
                 precision_name(row["precision"]),

@@ -75,7 +75,7 @@ def test_the_report_shows_quality_and_memory(rows: list[dict[str, Any]]) -> None
 def test_weights_of_unknown_size_are_a_dash(rows: list[dict[str, Any]]) -> None:
     """Not a zero."""
     for each in rows:
-        each["weights_bytes"] = None
+        each["weight_bytes"] = None
     assert "| bf16 | - | - | 500 | 800 |" in report(rows)
 
 
