@@ -12,7 +12,7 @@ from bento_service.settings import Quantization, visible_gpus
 
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16", "svebf16"}
 _INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8"}
-_CUDA_BF16_CAPABILITY = (8, 0)
+CUDA_BF16_CAPABILITY = (8, 0)
 
 
 @cache
@@ -52,13 +52,27 @@ def gpu_count() -> int:
         return 0
 
 
+def gpu_multiplies_bf16() -> bool:
+    """Tell whether the first GPU is of a generation that does (8.0, Ampere, or later)."""
+    try:
+        pynvml.nvmlInit()
+        try:
+            return tuple(pynvml.nvmlDeviceGetCudaComputeCapability(pynvml.nvmlDeviceGetHandleByIndex(0))) >= CUDA_BF16_CAPABILITY
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return True
+
+
 def fast_precisions(device: str) -> list[Quantization]:
     """Return the saved precisions that pay here, the fastest first; device: as RERANKER_DEVICE.
 
     On a GPU int8 and nf4 save memory and cost speed, so they are never taken unasked.
     """
     on_cpu = device == "cpu" or (device == "auto" and gpu_count() == 0 and platform.system() != "Darwin")
+    if device == "mps" or (not on_cpu and platform.system() == "Darwin"):
+        return ["none"]
     if not on_cpu:
-        return ["bf16", "fp16", "none"] if device != "mps" and platform.system() != "Darwin" else ["none"]
+        return ["bf16", "fp16", "none"] if gpu_multiplies_bf16() else ["fp16", "none"]
     fast: list[Quantization] = ["int8"] if cpu_multiplies_int8() else []
     return [*fast, "bf16", "none"] if cpu_multiplies_bf16() else [*fast, "none"]

@@ -16,7 +16,7 @@ import torch
 from bento_service.scorer.packed import FAMILIES
 from bento_service.scorer.quantised import Parts
 
-_IN_A_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks)\.\d+\.(.+)")
+_IN_A_LAYER = re.compile(r"(?:^|\.)(?:\w*layers?|h|blocks)\.\d+\.(.+)")
 _STRENGTH = 0.5
 _KEPT = 16
 _INPUT_LEVELS, _WEIGHT_LEVELS = 255, 127

@@ -14,7 +14,7 @@ from bento_service.errors import ModelError
 from bento_service.model_info import QUANTISED_FILE, TOKENIZER_FILE, ModelInfo
 from bento_service.scorer.device import choose_precision
 from bento_service.scorer.engine import ScoringEngine
-from bento_service.scorer.loading import check_golden
+from bento_service.scorer.loading import GOLDEN_TOLERANCE, golden_difference
 from bento_service.scorer.quantised import Parts, flat
 from bento_service.scorer.weights import head_modules, load_encoder
 from bento_service.settings import Quantization
@@ -34,11 +34,17 @@ _DTYPES: Mapping[str, torch.dtype] = {
 }
 
 
+class PrecisionError(ModelError):
+    """The model cannot be had in this precision; another one may do."""
+
+
 def write_weights(model: Any, findings: Findings, quantization: Quantization, folder: Path) -> str:
     """Write the safetensors and config of a model that is loaded in float32; returns the dtype of what is not quantised."""
     parts: dict[str, Parts] = {}
     if quantization == "int8":
         parts = quantise(model, partial(score_texts, model, findings))
+        if not parts:
+            raise PrecisionError("this model has no linear layers that int8 could hold: choose another --quantization")
     elif quantization == "nf4":
         parts = _nf4(model)
     if parts:
@@ -46,8 +52,11 @@ def write_weights(model: Any, findings: Findings, quantization: Quantization, fo
     dtype = _DTYPES[quantization]
     head = tuple(f"{name}." for name, _ in head_modules(model))
     replaced = {f"{layer}.{name}" for layer in parts for name in ("weight", "bias")}
+    cast: dict[int, torch.Tensor] = {}  # by what they share, so that tied matrices stay one
     state = {
-        name: tensor if name.startswith(head) or not tensor.is_floating_point() else tensor.to(dtype)
+        name: tensor
+        if name.startswith(head) or not tensor.is_floating_point()
+        else cast.setdefault(tensor.data_ptr(), tensor.to(dtype))
         for name, tensor in model.state_dict().items()
         if name not in replaced
     }
@@ -59,20 +68,30 @@ def _nf4(model: Any) -> dict[str, Parts]:
     try:
         from bento_service.scorer.bitsandbytes_linear import NF4_BLOCK, quantise_nf4  # noqa: PLC0415  takes seconds, and is wanted here alone
     except ImportError:
-        raise ModelError("nf4 needs bitsandbytes: pip install bitsandbytes, or choose another --quantization") from None
+        raise PrecisionError("nf4 needs bitsandbytes: pip install bitsandbytes, or choose another --quantization") from None
     fitting = {name: linear for name, linear in inner_linears(model).items() if linear.in_features % NF4_BLOCK == 0}
     if not fitting:
-        raise ModelError(f"no layer of this model fits nf4's blocks of {NF4_BLOCK} inputs: choose another --quantization")
+        raise PrecisionError(f"no layer of this model fits nf4's blocks of {NF4_BLOCK} inputs: choose another --quantization")
     return {name: quantise_nf4(linear) for name, linear in fitting.items()}
 
 
 def drift_of(folder: Path, info: ModelInfo) -> float:
-    """Return how far the scores of golden pairs, 0..1, stray from full precision; ModelError where that is too much to serve."""
+    """Return how far the scores of golden pairs, 0..1, stray from full precision; PrecisionError where that is too much to serve.
+
+    1.0 stands for unknown: a machine that cannot multiply in this precision cannot measure it.
+    """
     device = torch.device("cpu")
     precision = choose_precision(info.quantization, info.quantization, device)
     engine = ScoringEngine(load_encoder(folder, info, precision=precision, device=device), device=device)
     tokenizer = PairTokenizer(folder / TOKENIZER_FILE, info, max_length=info.max_length)
     try:
-        return check_golden(engine, tokenizer, info, precision)
+        drift = golden_difference(engine, tokenizer, info)
     finally:
         tokenizer.close()
+    allowed = GOLDEN_TOLERANCE[info.quantization]
+    if drift > allowed:
+        how = "as it is served" if info.quantization == "none" else f"in {info.quantization}"
+        raise PrecisionError(
+            f"{how} the model's scores stray by {drift:.3f}, {allowed:g} is allowed: choose another --quantization, or another model"
+        )
+    return 1.0 if precision.fell_back else drift

@@ -29,24 +29,35 @@ from bento_service.store import DRIFT_BOUND, variant_name
 from model_store_scripts.entries import all_tags, find_entry
 from model_store_scripts.golden import load_reference, score_golden
 from model_store_scripts.inspection import Findings, inspect
-from model_store_scripts.precision import PRECISIONS, drift_of, write_weights
+from model_store_scripts.precision import PRECISIONS, PrecisionError, drift_of, write_weights
 from model_store_scripts.sources import HubUnreachable, Source, find_source, store_name
 
 _LIBRARIES = ("bentoml", "torch", "transformers", "tokenizers", "safetensors")
 
 
 def save_fastest(model: str, **options: Any) -> str:
-    """Save a model in the precision that is fastest on this machine and keeps its bound; returns its full tag."""
+    """Save a model in the precision that is fastest on this machine and keeps its bound; returns its full tag.
+
+    Without the hub, the fastest of those that were saved before.
+    """
+    unreachable: HubUnreachable | None = None
     for quantization in fast_precisions("auto"):
-        tag = save_model(model, quantization=quantization, **options)
+        try:
+            tag = save_model(model, quantization=quantization, **options)
+        except HubUnreachable as error:
+            unreachable = error
+            continue
+        except PrecisionError as error:
+            if quantization == "none":
+                raise
+            print(f"note: {quantization}: {error}; the next precision is tried", file=sys.stderr)
+            continue
         drift = ModelInfo.from_metadata(find_entry(tag).info.metadata, tag).drift
         if drift <= DRIFT_BOUND.get(quantization, 1.0):
             return tag
-        print(
-            f"note: {tag} strays by {drift:.3f} from full precision, which is over {quantization}'s bound: another precision is saved",
-            file=sys.stderr,
-        )
-    raise ModelError("the model keeps no precision's bound, not even full precision's: its weights are damaged")
+        strays = f"{tag} strays by {drift:.3f} from full precision"
+        print(f"note: {strays}, which is over {quantization}'s bound: another precision is saved", file=sys.stderr)
+    raise unreachable or ModelError("the model keeps no precision's bound: save it with --quantization none")
 
 
 def save_model(
@@ -89,6 +100,8 @@ def save_model(
     base = variant_name(store_name(name) if name else source.name, quantization)
     tag = f"{base}:{_version(source, findings, hashes)}"
     if _is_whole(tag):
+        if ModelInfo.from_metadata(find_entry(tag).info.metadata, tag).quantization != quantization:
+            raise ModelError(f"{tag} is taken by a variant in another precision: give this one another NAME")
         print(f"{tag} is in the store already")
         return tag
     _write_entry(tag, source, findings, hashes, quantization, trust_remote_code=trust_remote_code)
@@ -186,8 +199,7 @@ def _write_entry(
             library_versions={name: library_version(name) for name in _LIBRARIES},
             golden=golden,
         )
-        if quantization != "none":
-            info = info.model_copy(update={"drift": drift_of(folder, info)})
+        info = info.model_copy(update={"drift": drift_of(folder, info)})
         # BentoML's metadata cannot hold None.
         entry.info.metadata.update(info.model_dump(exclude_none=True))
         # Until here all was in a temporary folder; what follows is BentoML's copying into the store.

@@ -17,6 +17,7 @@ import torch
 _STEP = 16
 # 2 to the power of this, times the tokens of a window, is far inside of what bf16 and fp32 hold, and so is its inverse.
 _SAFE_EXPONENT = 80.0
+_MOST_LOGITS = 1 << 25  # that lie in memory at once, 64 MB in bf16; halved by sequences, then by heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,11 @@ def _by_exponents(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, real: torch
     """
     count, heads, asking, width = q.shape
     length = k.shape[2]
+    if count * heads > 1 and count * heads * asking * length > _MOST_LOGITS:
+        axis = 0 if count > 1 else 1
+        queries, keys, values = (part.tensor_split(2, axis) for part in (q, k, v))
+        reals = (real, real) if real is None or axis else real.tensor_split(2, axis)
+        return torch.cat([_by_exponents(queries[side], keys[side], values[side], reals[side]) for side in (0, 1)], axis)
     logits = torch.bmm(
         torch.mul(q, math.log2(math.e) / math.sqrt(width)).reshape(count * heads, asking, width),
         k.reshape(count * heads, length, width).transpose(1, 2),
@@ -139,6 +145,6 @@ def _by_exponents(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, real: torch
         return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     # A column of ones beside the values gives the sum that the weights are divided by; padding has zeros in both.
     ones = v.new_ones((count, heads, length, 1)) if real is None else real.expand(count, heads, length, 1)
-    values = torch.cat([v if real is None else v * real, ones], -1).view(count * heads, length, width + 1)
-    found = torch.bmm(logits.exp2_(), values).view(count, heads, asking, width + 1)
+    weighed = torch.cat([v if real is None else v * real, ones], -1).view(count * heads, length, width + 1)
+    found = torch.bmm(logits.exp2_(), weighed).view(count, heads, asking, width + 1)
     return found[..., :width] / found[..., width:]

@@ -22,10 +22,6 @@ NF4_BLOCK = 64  # weights that share a scale; its kernels want whole blocks in e
 class _FactoredInt8(torch.nn.Module):
     """int8 parts (as int8_linear.Int8Linear takes them) in bitsandbytes' terms, which finds the range of each input row by itself."""
 
-    factor: torch.Tensor
-    kept: torch.Tensor | None
-    kept_weight: torch.Tensor | None
-
     def __init__(self, parts: Parts) -> None:
         super().__init__()
         weight, bias = parts["weight"], parts.get("bias")
@@ -33,30 +29,29 @@ class _FactoredInt8(torch.nn.Module):
         self._inner.weight = Int8Params(weight, requires_grad=False, CB=weight, SCB=parts["scale"] * _MOST)
         if bias is not None:
             self._inner.bias = torch.nn.Parameter(bias, requires_grad=False)
-        factor, kept = parts["factor"].expand(weight.shape[1]).clone(), parts.get("kept")
-        if kept is not None:
-            factor[kept] = 0
-        self.register_buffer("factor", factor)
-        self.register_buffer("kept", kept)
-        self.register_buffer("kept_weight", parts.get("kept_weight"))
+        # No buffers: a cast of the model would round the factors.
+        self._kept, self._kept_weight = parts.get("kept"), parts.get("kept_weight")
+        self._factor = parts["factor"].expand(weight.shape[1]).clone()
+        if self._kept is not None:
+            self._factor[self._kept] = 0
+        self.weight_bytes = self._factor.nbytes + (0 if self._kept_weight is None else self._kept_weight.nbytes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: shape (..., n_in); returns shape (..., n_out) in its dtype."""
         # It works in fp16, and warns at each call that gives it anything else.
-        y: torch.Tensor = self._inner((x * self.factor).half()).to(x.dtype)
-        return (
-            y
-            if self.kept is None or self.kept_weight is None
-            else y + torch.nn.functional.linear(x[..., self.kept], self.kept_weight.to(x.dtype))
-        )
+        y: torch.Tensor = self._inner((x * self._factor).half()).to(x.dtype)
+        if self._kept is None or self._kept_weight is None:
+            return y
+        return y + torch.nn.functional.linear(x[..., self._kept], self._kept_weight.to(x.dtype))
 
 
-def make(parts: Parts, dtype: torch.dtype) -> torch.nn.Module:
-    """Make a layer of int8 or nf4 parts; dtype: of what flows between the layers."""
+def make(parts: Parts, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
+    """Make a layer of int8 or nf4 parts on its device, where it must stay; dtype: of what flows between the layers."""
+    parts = {name: tensor if name.startswith("quant_state") else tensor.to(device) for name, tensor in parts.items()}
     if "factor" in parts:
         return _FactoredInt8(parts)
     state: dict[str, Any] = {name: tensor for name, tensor in parts.items() if name not in ("weight", "bias")}
-    weight = Params4bit.from_prequantized(parts["weight"], state, device="cpu")
+    weight = Params4bit.from_prequantized(parts["weight"], state, device=device)
     n_out, n_in = weight.quant_state.shape
     layer = Linear4bit(n_in, n_out, bias="bias" in parts, compute_dtype=dtype, quant_type="nf4", device="meta")
     weight.module = layer

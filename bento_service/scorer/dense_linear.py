@@ -36,6 +36,7 @@ class OneDnnLinear(torch.nn.Module):
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
         self.weight_bytes = bytes_of(weight, bias)
+        self.weight = weight.new_empty(0)  # some models ask for its dtype
         self._bias = bias
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS)  # noqa: SLF001  operators have no other names
 

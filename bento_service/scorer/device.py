@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib import import_module
 from typing import Literal
 
 import torch
 
 from bento_service.errors import ModelError
-from bento_service.hardware import cpu_multiplies_bf16, cpu_multiplies_int8
+from bento_service.hardware import CUDA_BF16_CAPABILITY, cpu_multiplies_bf16, cpu_multiplies_int8
 from bento_service.settings import Int8Kernel, Quantization
 
-_CUDA_BF16_CAPABILITY = (8, 0)
 DTYPES = {"none": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 Kernel = Literal["torch", "onednn", "bitsandbytes"]
 
@@ -59,35 +58,43 @@ def choose_precision(asked: str, saved: Quantization, device: torch.device, *, i
         effective, reason = _cast(device)
         return Precision(asked, effective, reason, DTYPES[effective])
     if saved == "bf16" and not native_bf16:
-        reason = f"bf16 was asked for, but this {device.type} only emulates it: fp32 is faster"
-        return Precision(asked, "none", reason, torch.float32, fell_back=True)
+        effective, lacks = _cast(device)
+        reason = f"{_asked(asked, saved)}, but this {device.type} only emulates it: {lacks}"
+        return Precision(asked, effective, reason, DTYPES[effective], fell_back=asked != "auto")
     if saved == "fp16" and device.type == "cpu":
-        reason = "fp16 was asked for, but CPUs only emulate it: fp32 is faster"
-        return Precision(asked, "none", reason, torch.float32, fell_back=True)
+        reason = f"{_asked(asked, saved)}, but CPUs only emulate it: fp32 is faster"
+        return Precision(asked, "none", reason, torch.float32, fell_back=asked != "auto")
     reason = "as asked" if asked != "auto" else f"the fastest saved variant for this {device.type}"
     return Precision(asked, saved, reason, DTYPES[saved])
+
+
+def _asked(asked: str, saved: str) -> str:
+    return f"{saved} is what is saved" if asked == "auto" else f"{saved} was asked for"
 
 
 def _quantised(asked: str, saved: Literal["int8", "nf4"], device: torch.device, int8_kernel: Int8Kernel) -> Precision:
     effective, _ = _cast(device)
     dtype = DTYPES[effective]
-    if saved == "int8" and device.type == "cpu" and int8_kernel != "bitsandbytes":
-        if cpu_multiplies_int8() and has_onednn():
-            reason = (
-                "as asked" if asked != "auto" else "this CPU multiplies int8 natively, and the scores stay within int8's bound"
-            )
-            return Precision(asked, "int8", reason, dtype, "onednn")
-        lacks = "this CPU has no instructions for int8 (VNNI, AMX)"
+    on_cpu = device.type == "cpu"
+    if saved == "int8" and on_cpu and int8_kernel != "bitsandbytes" and cpu_multiplies_int8() and has_onednn():
+        reason = "as asked" if asked != "auto" else "the fastest saved variant that this CPU multiplies natively"
+        return Precision(asked, "int8", reason, dtype, "onednn")
+    if saved == "int8" and on_cpu and int8_kernel != "bitsandbytes":
+        lacks = "this CPU has no instructions for int8 (VNNI, AMX), or torch no oneDNN"
+    elif saved == "int8" and int8_kernel == "onednn":
+        lacks = "oneDNN multiplies it on CPUs alone"
+    elif asked == "auto":
+        lacks = f"here it would save memory and cost speed (QUANTIZATION={saved} asks for it)"
     elif device.type not in ("cpu", "cuda"):
         lacks = f"bitsandbytes does not run on {device.type}"
-    elif find_spec("bitsandbytes") is None:
-        lacks = "bitsandbytes is not installed"
+    elif not has_bitsandbytes():
+        lacks = "bitsandbytes is not installed, or cannot be imported"
     else:
         return Precision(
             asked, saved, f"as asked, by bitsandbytes on {device.type}: for memory, not for speed", dtype, "bitsandbytes"
         )
-    reason = f"{saved} was asked for, but {lacks}: its weights are unpacked"
-    return Precision(asked, effective, reason, dtype, fell_back=True)
+    reason = f"{_asked(asked, saved)}, but {lacks}: its weights are unpacked"
+    return Precision(asked, effective, reason, dtype, fell_back=asked != "auto")
 
 
 def _cast(device: torch.device) -> tuple[Literal["none", "fp16", "bf16"], str]:
@@ -99,6 +106,15 @@ def _cast(device: torch.device) -> tuple[Literal["none", "fp16", "bf16"], str]:
     return "none", f"this {device.type} multiplies neither bf16 nor fp16 natively"
 
 
+def has_bitsandbytes() -> bool:
+    """Tell whether it can be imported, which takes a second."""
+    try:
+        import_module("bitsandbytes")
+    except Exception:  # noqa: BLE001  a library built for another machine fails in its own ways
+        return False
+    return True
+
+
 def has_onednn() -> bool:
     """Tell whether torch brings the library that multiplies fast on x86 CPUs."""
     return bool(torch.backends.mkldnn.is_available()) and platform.machine() in ("x86_64", "AMD64")  # type: ignore[no-untyped-call]
@@ -107,5 +123,5 @@ def has_onednn() -> bool:
 def multiplies_bf16(device: torch.device) -> bool:
     """Tell whether bf16 products run in hardware (on a CPU as hardware.py says; CUDA from 8.0)."""
     if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= _CUDA_BF16_CAPABILITY
+        return torch.cuda.get_device_capability(device) >= CUDA_BF16_CAPABILITY
     return device.type == "cpu" and cpu_multiplies_bf16()

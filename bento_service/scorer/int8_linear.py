@@ -27,6 +27,7 @@ class Int8Linear(torch.nn.Module):
     def __init__(self, parts: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
         self.weight_bytes = bytes_of(*parts.values())
+        self.weight = parts["weight"].new_empty(0)  # some models ask for its dtype
         self._scale = parts["scale"]
         self._zero_points = torch.zeros(len(self._scale), dtype=torch.int32)
         self._bias = parts.get("bias")

@@ -5,7 +5,7 @@ The weights come from a model that transformers has loaded; architectures that a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -16,7 +16,7 @@ from torch.nn.functional import layer_norm
 
 from bento_service.scorer.attention import Packing, attend
 from bento_service.scorer.dense_linear import Gelu
-from bento_service.scorer.forward import Pooling
+from bento_service.scorer.forward import Pooling, weight_bytes
 from bento_service.scorer.int8_linear import Int8FeedForward
 from bento_service.scorer.linear import Int8Weights, as_linear, joined
 from bento_service.scorer.row import Row
@@ -89,7 +89,7 @@ class PackedForward:
         base: Any,
         config: Any,
         *,
-        head: Callable[[torch.Tensor], torch.Tensor] | None,
+        head: torch.nn.Module | None,
         pooling: Pooling | None,
         dtype: torch.dtype,
     ) -> None:
@@ -107,6 +107,7 @@ class PackedForward:
         self._pooling = pooling
         self._dtype = dtype
         self.weight_bytes = self._embeddings.weight_bytes + sum(layer.weight_bytes for layer in self._layers)
+        self.weight_bytes += 0 if head is None else weight_bytes(head)
 
     def __call__(self, rows: Sequence[Row]) -> torch.Tensor:
         """As Forward."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +28,32 @@ transformers_logging.set_verbosity_error()
 
 def load_encoder(folder: Path, info: ModelInfo, *, precision: Precision, device: torch.device) -> Encoder:
     """Load the weights of a stored model onto a device; only safetensors are read."""
-    family = _family(info)
     quantised = info.quantization in ("int8", "nf4")
-    # What is not quantised of such a model was saved in bf16 and stays so in memory, whatever flows between its layers.
-    dtype = torch.bfloat16 if quantised else precision.dtype
-    model = family.from_pretrained(
+    # What is not quantised of such a model was saved in bf16 and stays so in memory where it can, whatever flows between its layers.
+    dtype = torch.bfloat16 if quantised and precision.kernel != "torch" else precision.dtype
+    model = _family(info).from_pretrained(
         str(folder), dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=info.trust_remote_code
     )
     _restore_head(model, folder)
-    if quantised:
-        _put_in(model, read_parts(folder / QUANTISED_FILE), precision)
     model = model.to(device).eval()
+    if quantised:
+        _put_in(model, read_parts(folder / QUANTISED_FILE), precision, device)
+    own = not info.trust_remote_code and precision.kernel != "bitsandbytes"
+    pooling = None if info.kind == "cross-encoder" else info.pooling or "mean"
+    if info.kind != "yes-no" and own and runs_packed(model.config, device, precision.dtype):
+        head = _PackedHead(model) if info.kind == "cross-encoder" else None
+        return _encoder(info, PackedForward(model.base_model, model.config, head=head, pooling=pooling, dtype=precision.dtype))
+    model.base_model.to(precision.dtype)
+    if device.type == "cpu":
+        _lay_out(model, precision.dtype, dense=own)
     if info.kind == "yes-no":
-        if device.type == "cpu" and precision.kernel != "bitsandbytes":
-            _lay_out(model.base_model, precision.dtype)
         return make_yes_no(model, info, device)
-    forward = _forward(model, info, precision, device)
-    return CrossEncoder(forward) if info.kind == "cross-encoder" else BiEncoder(forward)
+    _restore_head(model, folder)
+    for _name, module in head_modules(model):
+        module.to(device).register_forward_pre_hook(_in_full_precision, with_kwargs=True)
+    pad_id = model.config.pad_token_id or 0
+    forward = PaddedForward(model, pad_id=pad_id, uses_token_types=info.uses_token_types, pooling=pooling, device=device)
+    return _encoder(info, forward)
 
 
 def _family(info: ModelInfo) -> Any:
@@ -53,24 +62,8 @@ def _family(info: ModelInfo) -> Any:
     return AutoModelForCausalLM if info.answers else AutoModelForSequenceClassification
 
 
-def _forward(model: Any, info: ModelInfo, precision: Precision, device: torch.device) -> Forward:
-    own = not info.trust_remote_code and precision.kernel != "bitsandbytes"
-    pooling = None if info.kind == "cross-encoder" else info.pooling or "mean"
-    if own and runs_packed(model.config, device, precision.dtype):
-        head = _packed_head(model) if info.kind == "cross-encoder" else None
-        return PackedForward(model.base_model, model.config, head=head, pooling=pooling, dtype=precision.dtype)
-    model.base_model.to(precision.dtype)
-    for _name, module in head_modules(model):
-        module.float().register_forward_pre_hook(_in_full_precision, with_kwargs=True)
-    if own and device.type == "cpu":
-        _lay_out(model, precision.dtype)
-    return PaddedForward(
-        model,
-        pad_id=model.config.pad_token_id or 0,
-        uses_token_types=info.uses_token_types,
-        pooling=pooling,
-        device=device,
-    )
+def _encoder(info: ModelInfo, forward: Forward) -> Encoder:
+    return CrossEncoder(forward) if info.kind == "cross-encoder" else BiEncoder(forward)
 
 
 def head_modules(model: Any) -> Iterator[tuple[str, Any]]:
@@ -104,17 +97,29 @@ def _in_full_precision(_module: Any, args: tuple[Any, ...], kwargs: dict[str, An
     return tuple(full(value) for value in args), {name: full(value) for name, value in kwargs.items()}
 
 
-def _packed_head(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Run the model's own head on hidden states of first tokens: float32, shape (n_sequences, hidden)."""
-    kind = model.config.model_type
-    if kind == "bert":
-        return lambda first: model.classifier(model.bert.pooler(first[:, None]))
-    if kind == "distilbert":
-        return lambda first: model.classifier(torch.relu(model.pre_classifier(first)))
-    return lambda first: model.classifier(first[:, None])
+class _PackedHead(torch.nn.Module):
+    """The model's own head alone, for hidden states of first tokens: float32, shape (n_sequences, hidden)."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        kind = model.config.model_type
+        self.pooler = model.bert.pooler if kind == "bert" else None
+        self.pre_classifier = model.pre_classifier if kind == "distilbert" else None
+        self.classifier = model.classifier
+
+    def forward(self, first: torch.Tensor) -> torch.Tensor:
+        """Logits: float32, shape (n_sequences, 1)."""
+        if self.pre_classifier is not None:
+            first = torch.relu(self.pre_classifier(first))
+        elif self.pooler is not None:
+            first = self.pooler(first[:, None])
+        else:
+            first = first[:, None]
+        logits: torch.Tensor = self.classifier(first)
+        return logits
 
 
-def _put_in(model: Any, parts: dict[str, Parts], precision: Precision) -> None:
+def _put_in(model: Any, parts: dict[str, Parts], precision: Precision, device: torch.device) -> None:
     """Put quantised layers where their full ones were, or unpack them where they cannot run as they are."""
     for name, own in parts.items():
         if precision.kernel == "onednn":
@@ -122,22 +127,22 @@ def _put_in(model: Any, parts: dict[str, Parts], precision: Precision) -> None:
         elif precision.kernel == "bitsandbytes":
             from bento_service.scorer import bitsandbytes_linear  # noqa: PLC0415  an optional library that takes seconds
 
-            model.set_submodule(name, bitsandbytes_linear.make(own, precision.dtype))
+            model.set_submodule(name, bitsandbytes_linear.make(own, precision.dtype, device))
         else:
             linear = model.get_submodule(name)
             weight, bias = unpacked(own)
-            linear.weight.data = weight.to(precision.dtype)
+            linear.weight.data = weight.to(device, precision.dtype)
             if bias is not None:
-                linear.bias.data = bias.to(precision.dtype)
+                linear.bias.data = bias.to(device, precision.dtype)
 
 
-def _lay_out(model: Any, dtype: torch.dtype) -> None:
-    """Let oneDNN multiply what transformers runs."""
+def _lay_out(model: Any, dtype: torch.dtype, *, dense: bool) -> None:
+    """Let oneDNN multiply what transformers runs; dense: full layers too, which a model's own code may want to look into."""
     head = {id(part) for _, module in head_modules(model) for part in module.modules()}
-    linears = [
-        name
-        for name, module in model.named_modules()
-        if type(module) in (torch.nn.Linear, Int8Weights) and id(module) not in head
-    ]
+    wanted = (torch.nn.Linear, Int8Weights) if dense else (Int8Weights,)
+    linears = [name for name, module in model.named_modules() if type(module) in wanted and id(module) not in head]
+    outputs = model.get_output_embeddings()
     for name in linears:
-        model.set_submodule(name, as_linear(model.get_submodule(name), dtype))
+        module = model.get_submodule(name)
+        if module is not outputs:
+            model.set_submodule(name, as_linear(module, dtype))

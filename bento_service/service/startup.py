@@ -56,11 +56,24 @@ def _resolve(settings: Settings) -> tuple[Any, ModelInfo]:
         raise BentoMLConfigException(f"model {tag} is not in the Bento model store: save it with `{command}`")
     info = ModelInfo.from_metadata(stored.info.metadata, str(stored.tag))
     asked = settings.asked_quantization
+    _warn_of_newer(settings, stored)
     if asked not in ("auto", info.quantization):
         raise BentoMLConfigException(
             f"QUANTIZATION={asked}, but model {stored.tag} is saved as {info.quantization}: unset QUANTIZATION"
         )
     return stored, info
+
+
+def _warn_of_newer(settings: Settings, stored: Any) -> None:
+    """Say it when another variant of the model holds newer content than the one asked for."""
+    if ":" in settings.model or settings.asked_quantization == "auto":
+        return
+    others = [other for name in variants(settings.model) if (other := _stored(name)) is not None]
+    newest = max(others, key=lambda other: other.creation_time, default=stored)
+    if newest.tag.version != stored.tag.version and newest.creation_time > stored.creation_time:
+        logger.warning(
+            "%s is served, but %s was saved later from other content: save both, or name a version", stored.tag, newest.tag
+        )
 
 
 def _fastest(settings: Settings) -> Any:
@@ -78,6 +91,8 @@ def _fastest(settings: Settings) -> Any:
     within = [
         pair for pair in known if pair[1].quantization in order and pair[1].drift <= DRIFT_BOUND.get(pair[1].quantization, 1.0)
     ]
+    if not within:
+        logger.warning("no saved variant of %s is one that is fast here and known to keep its bound", settings.model)
     return min(
         within or known, key=lambda pair: order.index(pair[1].quantization) if pair[1].quantization in order else len(order)
     )[0]

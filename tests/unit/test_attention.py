@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from bento_service.scorer import attention
 from bento_service.scorer.attention import Packing, attend
 
 CPU = torch.device("cpu")
@@ -90,3 +91,12 @@ def test_sequences_of_nearly_one_length_share_a_rectangle() -> None:
     lengths = [17, 20, 32, 33, 33]
     assert [box.count for box in Packing(lengths, device=CPU, dtype=torch.bfloat16).rectangles] == [3, 2]
     assert [box.count for box in Packing(lengths, device=CPU, dtype=torch.float32).rectangles] == [1, 1, 1, 2]
+
+
+def test_what_does_not_fit_into_memory_at_once_is_done_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By sequences, then by heads, to the last bit the same."""
+    states = _states(LENGTHS, torch.bfloat16)
+    packing = Packing(LENGTHS, device=CPU, dtype=torch.bfloat16)
+    at_once = attend(*states, packing, HEADS)
+    monkeypatch.setattr(attention, "_MOST_LOGITS", 300)
+    assert torch.equal(attend(*states, packing, HEADS), at_once)

@@ -90,12 +90,12 @@ def test_auto_on_cuda_goes_by_its_generation(monkeypatch: pytest.MonkeyPatch, ca
         ("bf16", CPU, "avx2", "none"),
         ("fp16", CPU, "avx512_bf16", "none"),
         ("fp16", CUDA, "", "fp16"),
-        ("bf16", CUDA, "", "none"),
+        ("bf16", CUDA, "", "fp16"),
         ("none", CUDA, "", "none"),
     ],
     ids=str,
 )
-def test_what_is_only_emulated_falls_back_to_fp32(
+def test_what_is_only_emulated_falls_back(
     monkeypatch: pytest.MonkeyPatch, asked: Saved, device: torch.device, flags: str, effective: str
 ) -> None:
     """And the reason names what was asked for."""
