@@ -5,7 +5,6 @@ It multiplies int8 row by row and nf4 block by block, so a pair's score does not
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
@@ -15,7 +14,6 @@ from bitsandbytes.nn import Int8Params, Linear4bit, Linear8bitLt, Params4bit
 from bento_service.scorer.quantised import Parts
 
 _MOST = 127
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it would tell of kernels on a hub that it did not find
 NF4_BLOCK = 64  # weights that share a scale; its kernels want whole blocks in each row
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from dataclasses import dataclass
 from importlib import import_module
@@ -13,6 +14,8 @@ from bento_service.errors import ModelError
 from bento_service.hardware import CUDA_BF16_CAPABILITY, cpu_multiplies_bf16, cpu_multiplies_int8
 from bento_service.settings import Int8Kernel, Quantization
 
+# Else it tells of kernels on a hub that it did not find, once it is imported.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 DTYPES = {"none": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 Kernel = Literal["torch", "onednn", "bitsandbytes"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -19,7 +20,7 @@ from bento_service.errors import ModelError
 from bento_service.model_info import QUANTISED_FILE, ModelInfo
 from bento_service.scorer import device as device_room
 from bento_service.scorer.engine import ScoringEngine
-from bento_service.scorer.loading import LoadedScorer, load_scorer
+from bento_service.scorer.loading import GOLDEN_TOLERANCE, LoadedScorer, load_scorer
 from bento_service.settings import Quantization, Settings
 from model_store_scripts.save_model import save_fastest
 from model_store_scripts.verify_model import verify_model
@@ -203,3 +204,49 @@ def test_auto_serves_the_fastest_saved_variant_and_says_why(tmp_path: Path) -> N
         assert server.post(query="q", documents=["a", "b"]).status_code == 200
     info = ModelInfo.from_metadata(bentoml.models.get(tag).info.metadata, tag)
     assert info.drift < 0.05
+
+
+def _saved_by_itself(folder: Path, monkeypatch: pytest.MonkeyPatch, **options: object) -> ModelInfo:
+    """Save in the precision that is fastest on a machine with everything."""
+    monkeypatch.setattr("model_store_scripts.save_model.fast_precisions", lambda _: ["int8", "bf16", "none"])
+    tag = save_fastest(str(folder), **options)
+    return ModelInfo.from_metadata(bentoml.models.get(tag).info.metadata, tag)
+
+
+def test_a_model_that_int8_cannot_hold_is_saved_in_the_next_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One whose layers are no linear ones, as GPT-2's; the note says why."""
+    monkeypatch.setattr("model_store_scripts.precision.quantise", lambda *_: {})
+    assert _saved_by_itself(make_cross_encoder(tmp_path / "other-layers"), monkeypatch).quantization == "bf16"
+    assert "no linear layers that int8 could hold" in capsys.readouterr().err
+
+
+def test_a_model_that_breaks_in_int8_is_saved_in_the_next_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However far its scores stray."""
+    monkeypatch.setitem(GOLDEN_TOLERANCE, "int8", 1e-9)
+    assert _saved_by_itself(make_cross_encoder(tmp_path / "sensitive"), monkeypatch).quantization == "bf16"
+    assert "in int8 the model's scores stray by" in capsys.readouterr().err
+
+
+def test_a_name_that_ends_in_a_precision_is_no_variant_of_another(tmp_path: Path) -> None:
+    """What is there under that name stays, and the line says what to do."""
+    folder = make_cross_encoder(tmp_path / "mine-int8")
+    serve(folder)
+    with pytest.raises(ModelError, match=r"taken by a variant in another precision.*NAME"):
+        serve(folder, quantization="int8")
+
+
+def test_a_packed_model_keeps_no_second_copy_of_its_layers(tmp_path: Path) -> None:
+    """Nothing of the loaded model's layers is alive beside what was taken from them."""
+
+    def layers() -> int:
+        gc.collect()
+        return sum(type(each).__name__ == "BertLayer" for each in gc.get_objects())
+
+    before = layers()
+    model = serve(make_cross_encoder(tmp_path / "once"))
+    assert model.engine._encoder.packs
+    assert layers() == before

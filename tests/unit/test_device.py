@@ -9,6 +9,7 @@ import torch
 
 from bento_service import hardware
 from bento_service.errors import ModelError
+from bento_service.scorer import device as room
 from bento_service.scorer.device import choose_device, choose_precision, multiplies_bf16
 
 CPU = torch.device("cpu")
@@ -124,3 +125,51 @@ def test_this_machine_can_say_what_it_multiplies() -> None:
     flags = hardware.cpu_flags()
     assert multiplies_bf16(CPU) == bool(flags & {"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
     assert all(flag and " " not in flag for flag in flags)
+
+
+@pytest.mark.parametrize("saved", ["int8", "nf4"])
+def test_what_nobody_asked_for_is_unpacked_on_a_gpu(monkeypatch: pytest.MonkeyPatch, saved: Saved) -> None:
+    """A Bento packed on a machine without a GPU holds int8, which on one would only cost speed; asked for by name it runs."""
+    _machine(monkeypatch, gpus=1)
+    by_itself = choose_precision("auto", saved, CUDA)
+    assert (by_itself.effective, by_itself.kernel, by_itself.fell_back) == ("bf16", "torch", False)
+    assert "unpacked" in by_itself.reason
+    monkeypatch.setattr(room, "has_bitsandbytes", lambda: True)
+    asked = choose_precision(saved, saved, CUDA)
+    assert (asked.effective, asked.kernel) == (saved, "bitsandbytes")
+
+
+def test_onednn_is_not_quietly_another_kernel_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs on CPUs alone."""
+    _machine(monkeypatch, gpus=1)
+    precision = choose_precision("int8", "int8", CUDA, int8_kernel="onednn")
+    assert precision.fell_back
+    assert "oneDNN" in precision.reason
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "flags", "fast"),
+    [
+        ("cpu", 0, "avx512_vnni avx512_bf16", ["int8", "bf16", "none"]),
+        ("auto", 0, "avx_vnni", ["int8", "none"]),
+        ("auto", 0, "amx_bf16", ["bf16", "none"]),
+        ("auto", 0, "avx2", ["none"]),
+        ("cpu", 1, "avx2", ["none"]),
+        ("auto", 1, "avx512_vnni", ["bf16", "fp16", "none"]),
+    ],
+)
+def test_the_fast_precisions_are_those_of_the_hardware(
+    monkeypatch: pytest.MonkeyPatch, device: str, gpus: int, flags: str, fast: list[str]
+) -> None:
+    """The fastest first; a GPU is never given int8 or nf4 unasked."""
+    _machine(monkeypatch, gpus=gpus, flags=flags)
+    monkeypatch.setattr(hardware, "gpu_count", lambda: gpus)
+    monkeypatch.setattr(hardware, "gpu_multiplies_bf16", lambda: True)
+    assert hardware.fast_precisions(device) == fast
+
+
+def test_an_older_gpu_is_given_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bf16 is emulated there."""
+    monkeypatch.setattr(hardware, "gpu_count", lambda: 1)
+    monkeypatch.setattr(hardware, "gpu_multiplies_bf16", lambda: False)
+    assert hardware.fast_precisions("auto") == ["fp16", "none"]
