@@ -15,10 +15,10 @@ from servers import Server
 
 @pytest.fixture
 def home(builtin_tag: str, tmp_path: Path) -> Iterator[Path]:
-    """Copy the store, so that a test may damage it."""
-    assert builtin_tag
+    """Copy the built-in model in full precision, so that a test may damage it."""
+    name = builtin_tag.partition(":")[0]
     copy = tmp_path / "home"
-    shutil.copytree(Path(os.environ["BENTOML_HOME"], "models"), copy / "models")
+    shutil.copytree(Path(os.environ["BENTOML_HOME"], "models", name), copy / "models" / name)
     yield copy
     shutil.rmtree(copy)
 
