@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -37,17 +39,24 @@ def cpu_multiplies_int8() -> bool:
     return bool(cpu_flags() & _INT8_FLAGS)
 
 
+@contextmanager
+def _nvml() -> Iterator[None]:
+    """Open the driver's library; NVMLError where there is none."""
+    pynvml.nvmlInit()
+    try:
+        yield
+    finally:
+        pynvml.nvmlShutdown()
+
+
 def gpu_count() -> int:
     """Count the GPUs a worker may use; 0 where there is no driver."""
     visible = visible_gpus()
     if visible is not None:
         return len(visible)
     try:
-        pynvml.nvmlInit()
-        try:
+        with _nvml():
             return int(pynvml.nvmlDeviceGetCount())
-        finally:
-            pynvml.nvmlShutdown()
     except pynvml.NVMLError:
         return 0
 
@@ -55,11 +64,8 @@ def gpu_count() -> int:
 def gpu_multiplies_bf16() -> bool:
     """Tell whether the first GPU is of a generation that does (8.0, Ampere, or later)."""
     try:
-        pynvml.nvmlInit()
-        try:
+        with _nvml():
             return tuple(pynvml.nvmlDeviceGetCudaComputeCapability(pynvml.nvmlDeviceGetHandleByIndex(0))) >= CUDA_BF16_CAPABILITY
-        finally:
-            pynvml.nvmlShutdown()
     except pynvml.NVMLError:
         return True
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,8 @@ from bento_service.settings import Quantization
 FORMAT_VERSION = 2
 MODULE = "reranker"
 TOKENIZER_FILE = "tokenizer.json"
+# How far a golden pair's score, 0..1, may stray from full precision for `auto` to take a variant.
+DRIFT_BOUND: Mapping[str, float] = {"bf16": 0.02, "fp16": 0.02, "int8": 0.05}
 QUANTISED_FILE = "quantised.safetensors"
 Kind = Literal["cross-encoder", "bi-encoder", "yes-no"]
 Activation = Literal["sigmoid", "identity", "cosine"]
@@ -74,6 +77,11 @@ class ModelInfo(BaseModel):
             raise ModelError(
                 f"model {tag} was not saved by this version's save_model: save it again with `make model MODEL=<source>`"
             ) from None
+
+    @property
+    def keeps_bound(self) -> bool:
+        """Whether the scores are near enough to full precision for nobody to have asked for this variant."""
+        return self.drift <= DRIFT_BOUND.get(self.quantization, 1.0)
 
     def prompt_for(self, instruction: str | None) -> str:
         """Return what stands before a query; an instruction takes the place of the model's own."""

@@ -5,7 +5,6 @@ BentoML resolves "x:latest" anew at every import, so that a newer save would sil
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
@@ -15,8 +14,6 @@ from bento_service.errors import ModelError
 from bento_service.settings import Quantization, Settings
 
 BUILTIN_NAME = "all-minilm-l6-v2"
-# How far a golden pair's score, 0..1, may stray from full precision for `auto` to take a variant.
-DRIFT_BOUND: Mapping[str, float] = {"bf16": 0.02, "fp16": 0.02, "int8": 0.05}
 
 
 def variant_name(name: str, quantization: Quantization) -> str:
@@ -32,7 +29,7 @@ def variants(model: str) -> list[str]:
 
 
 def wanted_tag(settings: Settings) -> str:
-    """Name the store entry that RERANKER_MODEL and QUANTIZATION (not `auto`) ask for together; without a version if none was given."""
+    """Name the store entry that RERANKER_MODEL and QUANTIZATION ask for together; without a version if none was given."""
     name, _, version = settings.model.partition(":")
     asked = settings.asked_quantization
     wanted = name if asked == "auto" else variant_name(name, asked)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests"), str(REPOSITORY / "load")]
@@ -33,9 +33,9 @@ from cores import Meter  # noqa: E402
 from loops import Bodies, Endpoint, Window, closed_loop, open_loop  # noqa: E402
 from peer_servers import LIBRARIES, infinity, sentence_transformers  # noqa: E402
 from provenance import provenance, versions  # noqa: E402
+from report_options import add_report_options  # noqa: E402
 from servers import Server  # noqa: E402
 
-REPORTS = REPOSITORY / "load" / "reports"
 OWN_LIBRARIES = ("bentoml", "torch", "transformers", "tokenizers", "starlette", "uvicorn")
 WARM_CLIENTS, WARM_SECONDS, IDLE_SECONDS = 4, 3.0, 3.0
 # Bodies made before a window: more than the fastest server here takes.
@@ -210,14 +210,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, help="of each window")
     parser.add_argument("--clients", type=lambda text: tuple(map(int, text.split(","))), help="of the closed loop: 1,2,4")
     parser.add_argument("--fractions", type=lambda text: tuple(map(float, text.split(","))), help="of the open loop: 0.5,0.9")
-    parser.add_argument(
-        "--precisions",
-        nargs="+",
-        choices=get_args(Quantization),
-        default=get_args(Quantization),
-        help="default: all that run here",
-    )
-    parser.add_argument("--reports", type=Path, default=REPORTS, help="folder that the report goes to")
+    add_report_options(parser)
     parser.add_argument("--render", action="store_true", help="measure nothing: write the report anew from its raw figures")
     return parser
 

@@ -30,9 +30,9 @@ from bento_service.settings import Quantization  # noqa: E402
 from evaluate import Judged  # noqa: E402
 from provenance import provenance, versions  # noqa: E402
 from quality_report import write_report  # noqa: E402
+from report_options import add_report_options  # noqa: E402
 from servers import Server  # noqa: E402
 
-REPORTS = REPOSITORY / "load" / "reports"
 NAME = "quality-model"
 REFERENCE: Quantization = "none"
 LIBRARIES = ("bentoml", "torch", "transformers", "tokenizers", "scipy")
@@ -164,14 +164,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of judged data")
     parser.add_argument("--model", default="builtin", help="as model_store_scripts.save_model takes it")
-    parser.add_argument(
-        "--precisions",
-        nargs="+",
-        choices=get_args(Quantization),
-        default=get_args(Quantization),
-        help="default: all that run here",
-    )
-    parser.add_argument("--reports", type=Path, default=REPORTS, help="folder that the report goes to")
+    add_report_options(parser)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the server ends with this process
     data = [Judged.read(folder) for folder in options.data]

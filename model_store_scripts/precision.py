@@ -11,27 +11,20 @@ import torch
 from safetensors.torch import save_file
 
 from bento_service.errors import ModelError
-from bento_service.model_info import QUANTISED_FILE, TOKENIZER_FILE, ModelInfo
-from bento_service.scorer.device import choose_precision
+from bento_service.model_info import QUANTISED_FILE, ModelInfo
+from bento_service.scorer.device import DTYPES, choose_precision
 from bento_service.scorer.engine import ScoringEngine
 from bento_service.scorer.loading import GOLDEN_TOLERANCE, golden_difference
 from bento_service.scorer.quantised import Parts, flat
 from bento_service.scorer.weights import head_modules, load_encoder
 from bento_service.settings import Quantization
-from bento_service.tokenizer import PairTokenizer
 from model_store_scripts.calibration import score_texts
 from model_store_scripts.inspection import Findings
 from model_store_scripts.int8 import inner_linears, quantise
 
 PRECISIONS: tuple[Quantization, ...] = get_args(Quantization)
 # Of what is not quantised; a classifier's head stays in float32.
-_DTYPES: Mapping[str, torch.dtype] = {
-    "none": torch.float32,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-    "int8": torch.bfloat16,
-    "nf4": torch.bfloat16,
-}
+_DTYPES: Mapping[str, torch.dtype] = {**DTYPES, "int8": torch.bfloat16, "nf4": torch.bfloat16}
 
 
 class PrecisionError(ModelError):
@@ -83,11 +76,7 @@ def drift_of(folder: Path, info: ModelInfo) -> float:
     device = torch.device("cpu")
     precision = choose_precision(info.quantization, info.quantization, device)
     engine = ScoringEngine(load_encoder(folder, info, precision=precision, device=device), device=device)
-    tokenizer = PairTokenizer(folder / TOKENIZER_FILE, info, max_length=info.max_length)
-    try:
-        drift = golden_difference(engine, tokenizer, info)
-    finally:
-        tokenizer.close()
+    drift = golden_difference(engine, folder, info)
     allowed = GOLDEN_TOLERANCE[info.quantization]
     if drift > allowed:
         how = "as it is served" if info.quantization == "none" else f"in {info.quantization}"

@@ -25,7 +25,7 @@ from bento_service.errors import ModelError
 from bento_service.hardware import fast_precisions
 from bento_service.model_info import FORMAT_VERSION, MODULE, Kind, ModelInfo, check_files, sha256_of
 from bento_service.settings import Quantization
-from bento_service.store import DRIFT_BOUND, variant_name
+from bento_service.store import variant_name
 from model_store_scripts.entries import all_tags, find_entry
 from model_store_scripts.golden import load_reference, score_golden
 from model_store_scripts.inspection import Findings, inspect
@@ -52,10 +52,10 @@ def save_fastest(model: str, **options: Any) -> str:
                 raise
             print(f"note: {quantization}: {error}; the next precision is tried", file=sys.stderr)
             continue
-        drift = ModelInfo.from_metadata(find_entry(tag).info.metadata, tag).drift
-        if drift <= DRIFT_BOUND.get(quantization, 1.0):
+        info = ModelInfo.from_metadata(find_entry(tag).info.metadata, tag)
+        if info.keeps_bound:
             return tag
-        strays = f"{tag} strays by {drift:.3f} from full precision"
+        strays = f"{tag} strays by {info.drift:.3f} from full precision"
         print(f"note: {strays}, which is over {quantization}'s bound: another precision is saved", file=sys.stderr)
     raise unreachable or ModelError("the model keeps no precision's bound: save it with --quantization none")
 
@@ -99,8 +99,9 @@ def save_model(
     hashes["tokenizer"] = hashlib.sha256(findings.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
     base = variant_name(store_name(name) if name else source.name, quantization)
     tag = f"{base}:{_version(source, findings, hashes)}"
-    if _is_whole(tag):
-        if ModelInfo.from_metadata(find_entry(tag).info.metadata, tag).quantization != quantization:
+    saved = _whole(tag)
+    if saved:
+        if saved.quantization != quantization:
             raise ModelError(f"{tag} is taken by a variant in another precision: give this one another NAME")
         print(f"{tag} is in the store already")
         return tag
@@ -146,13 +147,14 @@ def _saved_before(model: str, revision: str | None, quantization: Quantization, 
     return str(max(found, key=lambda stored: stored.creation_time).tag) if found else None
 
 
-def _is_whole(tag: str) -> bool:
-    """Tell whether the store has this entry, whole; a damaged one is a ModelError."""
+def _whole(tag: str) -> ModelInfo | None:
+    """Return what the store knows of this entry, None if it is not there; a damaged one is a ModelError."""
     stored = find_entry(tag)
     if stored is None:
-        return False
-    check_files(Path(stored.path), ModelInfo.from_metadata(stored.info.metadata, tag), tag)
-    return True
+        return None
+    info = ModelInfo.from_metadata(stored.info.metadata, tag)
+    check_files(Path(stored.path), info, tag)
+    return info
 
 
 def _write_entry(
@@ -213,7 +215,7 @@ def _written_or_not_at_all(tag: str) -> Iterator[contextlib.ExitStack]:
         with contextlib.ExitStack() as cleaning:
             yield cleaning
     except BentoMLException as error:
-        if not _is_whole(tag):  # else another process has saved the same content meanwhile
+        if not _whole(tag):  # else another process has saved the same content meanwhile
             raise ModelError(f"the model could not be written ({error}): save again") from None
     except Exception as error:
         # safetensors wraps the operating system's errors in a class of its own.

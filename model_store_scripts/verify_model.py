@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 
 from bento_service.errors import ModelError, RerankerError
-from bento_service.model_info import TOKENIZER_FILE, ModelInfo, check_files
+from bento_service.model_info import ModelInfo, check_files
 from bento_service.scorer.device import choose_device, choose_precision
 from bento_service.scorer.engine import ScoringEngine
 from bento_service.scorer.loading import check_golden
 from bento_service.scorer.weights import load_encoder
-from bento_service.tokenizer import PairTokenizer
 from model_store_scripts.entries import find_entry
 
 
@@ -27,7 +26,7 @@ def verify_model(tag: str) -> str:
     device = choose_device("auto", 0)
     precision = choose_precision(info.quantization, info.quantization, device)
     engine = ScoringEngine(load_encoder(folder, info, precision=precision, device=device), device=device)
-    worst = check_golden(engine, PairTokenizer(folder / TOKENIZER_FILE, info, max_length=info.max_length), info, precision)
+    worst = check_golden(engine, folder, info, precision)
     return (
         f"{stored.tag} is whole: {len(info.files_sha256)} files as saved, "
         f"{len(info.golden)} golden scores within {worst:.2g} in {precision.effective} on {device}"

@@ -63,19 +63,14 @@ def load_scorer(folder: Path, info: ModelInfo, settings: Settings, *, index: int
         max_batch_tokens=settings.max_batch_tokens,
         micro_batch=settings.micro_batch_enabled,
     )
-    # The golden set was scored with the model's own window, so it is replayed with that.
-    tokenizer = PairTokenizer(folder / TOKENIZER_FILE, info, max_length=info.max_length)
-    try:
-        check_golden(engine, tokenizer, info, precision)
-    finally:
-        tokenizer.close()
+    check_golden(engine, folder, info, precision)
     engine.warm_up(max_length)
     return LoadedScorer(engine, device, precision, max_length, fingerprint, encoder.weight_bytes)
 
 
-def check_golden(engine: ScoringEngine, tokenizer: PairTokenizer, info: ModelInfo, precision: Precision) -> float:
+def check_golden(engine: ScoringEngine, folder: Path, info: ModelInfo, precision: Precision) -> float:
     """Replay the golden set; returns the largest difference on the 0..1 score, ModelError if it is too large."""
-    worst = golden_difference(engine, tokenizer, info)
+    worst = golden_difference(engine, folder, info)
     tolerance = max(GOLDEN_TOLERANCE[precision.effective], GOLDEN_TOLERANCE[info.quantization])
     if worst > tolerance:
         raise ModelError(
@@ -85,14 +80,19 @@ def check_golden(engine: ScoringEngine, tokenizer: PairTokenizer, info: ModelInf
     return worst
 
 
-def golden_difference(engine: ScoringEngine, tokenizer: PairTokenizer, info: ModelInfo) -> float:
+def golden_difference(engine: ScoringEngine, folder: Path, info: ModelInfo) -> float:
     """Replay the golden set; returns the largest difference on the 0..1 score, infinity where there is no finite score."""
     scale: Activation = "cosine" if info.activation == "cosine" else "sigmoid"
     worst = 0.0
-    for golden in info.golden:
-        deadline = time.monotonic() + 3600
-        [pair] = tokenizer.encode_now(golden.query, [golden.document], Cut(), deadline, 0)
-        raw = float(engine.raw_scores(pair.windows)[0])
-        difference = abs(activate(raw, scale) - golden.score)
-        worst = max(worst, difference if math.isfinite(difference) else math.inf)
+    # It was scored with the model's own window, so it is replayed with that.
+    tokenizer = PairTokenizer(folder / TOKENIZER_FILE, info, max_length=info.max_length)
+    try:
+        for golden in info.golden:
+            deadline = time.monotonic() + 3600
+            [pair] = tokenizer.encode_now(golden.query, [golden.document], Cut(), deadline, 0)
+            raw = float(engine.raw_scores(pair.windows)[0])
+            difference = abs(activate(raw, scale) - golden.score)
+            worst = max(worst, difference if math.isfinite(difference) else math.inf)
+    finally:
+        tokenizer.close()
     return worst

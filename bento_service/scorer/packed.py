@@ -16,6 +16,7 @@ from torch.nn.functional import layer_norm
 
 from bento_service.scorer.attention import Packing, attend
 from bento_service.scorer.dense_linear import Gelu
+from bento_service.scorer.device import multiplies_bf16
 from bento_service.scorer.forward import Pooling, weight_bytes
 from bento_service.scorer.int8_linear import Int8FeedForward
 from bento_service.scorer.linear import Int8Weights, as_linear, joined
@@ -70,13 +71,19 @@ def runs_packed(config: Any, device: torch.device, dtype: torch.dtype) -> bool:
     """Tell whether a model can be run packed: its architecture is known, and on a GPU there are kernels for it."""
     known = (
         config.model_type in FAMILIES
-        and (getattr(config, "hidden_act", None) or getattr(config, "activation", None)) in _GELUS
+        and _activation(config) in _GELUS
         and not getattr(config, "is_decoder", False)
         and getattr(config, "position_embedding_type", None) in (None, "absolute")
     )
     if device.type == "cuda":
-        return known and dtype != torch.float32 and torch.cuda.get_device_capability(device) >= (8, 0)
+        # The GPUs that multiply bf16 are those that flash attention runs on.
+        return known and dtype != torch.float32 and multiplies_bf16(device)
     return known and device.type == "cpu"
+
+
+def _activation(config: Any) -> str | None:
+    """Name the activation between the layers of a feed-forward; DistilBERT calls it otherwise."""
+    return getattr(config, "hidden_act", None) or getattr(config, "activation", None)
 
 
 class PackedForward:
@@ -95,12 +102,12 @@ class PackedForward:
     ) -> None:
         family = FAMILIES[config.model_type]
         self._embeddings = _Embeddings(base, config, dtype)
-        act = getattr(config, "hidden_act", None) or config.activation
+        gelu = _GELUS[str(_activation(config))]
         heads = config.num_attention_heads
         self._only_first = head is not None or pooling == "cls"
         layers = list(attrgetter(family.layers)(base))
         self._layers = [
-            _Layer(layer, family, heads=heads, gelu=_GELUS[act], dtype=dtype, only_first=self._only_first and layer is layers[-1])
+            _Layer(layer, family, heads=heads, gelu=gelu, dtype=dtype, only_first=self._only_first and layer is layers[-1])
             for layer in layers
         ]
         self._head = head

@@ -34,23 +34,24 @@ def load_encoder(folder: Path, info: ModelInfo, *, precision: Precision, device:
     model = _family(info).from_pretrained(
         str(folder), dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=info.trust_remote_code
     )
-    _restore_head(model, folder)
     model = model.to(device).eval()
     if quantised:
         _put_in(model, read_parts(folder / QUANTISED_FILE), precision, device)
     own = not info.trust_remote_code and precision.kernel != "bitsandbytes"
+    packed = info.kind != "yes-no" and own and runs_packed(model.config, device, precision.dtype)
+    if not packed:
+        model.base_model.to(precision.dtype)
+    _restore_head(model, folder)
     pooling = None if info.kind == "cross-encoder" else info.pooling or "mean"
-    if info.kind != "yes-no" and own and runs_packed(model.config, device, precision.dtype):
+    if packed:
         head = _PackedHead(model) if info.kind == "cross-encoder" else None
         return _encoder(info, PackedForward(model.base_model, model.config, head=head, pooling=pooling, dtype=precision.dtype))
-    model.base_model.to(precision.dtype)
     if device.type == "cpu":
         _lay_out(model, precision.dtype, dense=own)
     if info.kind == "yes-no":
         return make_yes_no(model, info, device)
-    _restore_head(model, folder)
     for _name, module in head_modules(model):
-        module.to(device).register_forward_pre_hook(_in_full_precision, with_kwargs=True)
+        module.register_forward_pre_hook(_in_full_precision, with_kwargs=True)
     pad_id = model.config.pad_token_id or 0
     forward = PaddedForward(model, pad_id=pad_id, uses_token_types=info.uses_token_types, pooling=pooling, device=device)
     return _encoder(info, forward)

@@ -19,7 +19,7 @@ from bento_service.errors import ModelError, RerankerError
 from bento_service.hardware import fast_precisions, gpu_count
 from bento_service.model_info import TOKENIZER_FILE, ModelInfo, check_files
 from bento_service.settings import Settings, load_settings, names_model, run_directory
-from bento_service.store import DRIFT_BOUND, command_that_saves, packed_tag, variants, wanted_tag
+from bento_service.store import command_that_saves, packed_tag, variants, wanted_tag
 from bento_service.tokenizer import Cut, PairTokenizer
 
 logger = logging.getLogger("bentoml.reranker")
@@ -42,20 +42,15 @@ def _stored(tag: str) -> Any:
 def _resolve(settings: Settings) -> tuple[Any, ModelInfo]:
     """Find the model to serve and what is known about it; BentoMLConfigException with one clear line otherwise."""
     packed = packed_tag(Path(__file__).resolve().parents[2])
-    if packed and not names_model():
-        tag, stored = packed, _stored(packed)
-    elif settings.asked_quantization == "auto":
-        tag, stored = settings.model, _fastest(settings)
-    else:
-        tag = wanted_tag(settings)
-        stored = _stored(tag)
+    asked = settings.asked_quantization
+    tag = packed if packed and not names_model() else wanted_tag(settings)
+    stored = _fastest(settings) if asked == "auto" and tag != packed else _stored(tag)
     if stored is None:
         base = _stored(settings.model)
         source = base.info.metadata.get("source") if base else None
         command = command_that_saves(settings, source)
         raise BentoMLConfigException(f"model {tag} is not in the Bento model store: save it with `{command}`")
     info = ModelInfo.from_metadata(stored.info.metadata, str(stored.tag))
-    asked = settings.asked_quantization
     _warn_of_newer(settings, stored)
     if asked not in ("auto", info.quantization):
         raise BentoMLConfigException(
@@ -64,12 +59,17 @@ def _resolve(settings: Settings) -> tuple[Any, ModelInfo]:
     return stored, info
 
 
+def _saved_variants(settings: Settings) -> list[Any]:
+    """Find RERANKER_MODEL in every precision that it is saved in, the newest last."""
+    found = [stored for name in variants(settings.model) if (stored := _stored(name)) is not None]
+    return sorted(found, key=lambda stored: stored.creation_time)
+
+
 def _warn_of_newer(settings: Settings, stored: Any) -> None:
     """Say it when another variant of the model holds newer content than the one asked for."""
     if ":" in settings.model or settings.asked_quantization == "auto":
         return
-    others = [other for name in variants(settings.model) if (other := _stored(name)) is not None]
-    newest = max(others, key=lambda other: other.creation_time, default=stored)
+    newest = (_saved_variants(settings) or [stored])[-1]
     if newest.tag.version != stored.tag.version and newest.creation_time > stored.creation_time:
         logger.warning(
             "%s is served, but %s was saved later from other content: save both, or name a version", stored.tag, newest.tag
@@ -81,21 +81,16 @@ def _fastest(settings: Settings) -> Any:
 
     Variants of one content share a version, so that an older one in a faster precision is not taken for the newest.
     """
-    saved = {name: stored for name in variants(settings.model) if (stored := _stored(name)) is not None}
+    saved = _saved_variants(settings)
     if not saved:
         return None
-    newest = max(saved.values(), key=lambda stored: stored.creation_time).tag.version
-    current = [stored for stored in saved.values() if stored.tag.version == newest]
+    current = [stored for stored in saved if stored.tag.version == saved[-1].tag.version]
     known = [(stored, ModelInfo.from_metadata(stored.info.metadata, str(stored.tag))) for stored in current]
-    order = [*fast_precisions(settings.device), "none"]
-    within = [
-        pair for pair in known if pair[1].quantization in order and pair[1].drift <= DRIFT_BOUND.get(pair[1].quantization, 1.0)
-    ]
+    ranks = {quantization: rank for rank, quantization in enumerate([*fast_precisions(settings.device), "none"])}
+    within = [(stored, info) for stored, info in known if info.quantization in ranks and info.keeps_bound]
     if not within:
         logger.warning("no saved variant of %s is one that is fast here and known to keep its bound", settings.model)
-    return min(
-        within or known, key=lambda pair: order.index(pair[1].quantization) if pair[1].quantization in order else len(order)
-    )[0]
+    return min(within or known, key=lambda pair: ranks.get(pair[1].quantization, len(ranks)))[0]
 
 
 def check_model() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,20 +31,12 @@ from small_models import (
     serve,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TOLERANCE = 1e-4
 BITE = 1e-3
 PADDED = ("deberta-v2", "modernbert")  # the other architectures are packed, and have no mask
 SHORT_PAIRS = [(query, document) for query in QUERIES for document in DOCUMENTS[:8]]
 Served = Callable[[str], tuple[Path, ServedModel]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Run these small products on one thread, where they are fastest."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import gc
 import logging
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import bentoml
@@ -27,6 +26,7 @@ from model_store_scripts.verify_model import verify_model
 from servers import Server
 from small_models import DOCUMENTS, QUERIES, ServedModel, make_cross_encoder, raw_scores, serve
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 PAIRS = [(query, document) for query in QUERIES[:3] for document in DOCUMENTS[:12]]
 # Bytes of weights beside full precision, embeddings counted, and how far a score, 0..1, of the built-in may stray.
@@ -36,15 +36,6 @@ BOUNDS: dict[Quantization, tuple[float, float]] = {
     "int8": (0.40, 0.05),
     "nf4": (0.36, 0.1),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Small products are fastest on one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +169,7 @@ def test_the_fastest_precision_within_its_bound_is_saved(
     """int8 where the processor multiplies it; one that strays too far is passed over, and said."""
     monkeypatch.setattr("model_store_scripts.save_model.fast_precisions", lambda _: ["int8", "bf16", "none"])
     assert save_fastest("builtin").partition(":")[0] == "all-minilm-l6-v2-int8"
-    monkeypatch.setattr("model_store_scripts.save_model.DRIFT_BOUND", {"int8": 0.0001})
+    monkeypatch.setattr("bento_service.model_info.DRIFT_BOUND", {"int8": 0.0001})
     assert save_fastest("builtin").partition(":")[0] == "all-minilm-l6-v2-bf16"
     assert "over int8's bound" in capsys.readouterr().err
 

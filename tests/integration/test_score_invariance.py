@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from bento_service.scorer.engine import ScoringEngine
 from bento_service.tally import Tally
 from small_models import DOCUMENTS, QUERIES, ServedModel, make_cross_encoder, raw_scores, serve
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TOLERANCE = 1e-5
 CPU = torch.device("cpu")
 SOME_PAIRS = [(query, document) for query in QUERIES[:2] for document in (*DOCUMENTS[:10:2], *DOCUMENTS[12:])]
@@ -36,13 +36,10 @@ class Subject:
 
 
 @pytest.fixture(scope="module", params=["builtin", "bert"])
-def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
+def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
     """Serve the built-in bi-encoder, then a small cross-encoder."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     source = "builtin" if request.param == "builtin" else make_cross_encoder(tmp_path_factory.mktemp("invariance") / "invariant")
-    yield Subject(serve(source))
-    torch.set_num_threads(threads)
+    return Subject(serve(source))
 
 
 def assert_same(scores: np.ndarray, expected: np.ndarray) -> None:

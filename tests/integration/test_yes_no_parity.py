@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from bento_service.tokenizer import Cut
 from model_store_scripts.templates import _QWEN3
 from small_models import DOCUMENTS, PROMPT_WINDOW, QUERIES, ServedModel, make_yes_no, raw_scores, serve
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TOLERANCE = 1e-4
 INVARIANCE = 1e-5
 CPU = torch.device("cpu")
@@ -35,15 +36,6 @@ TASK = "Given a web search query, retrieve relevant passages that answer the que
 OTHER_TASK = "Find the passage that contradicts the query"
 PAIRS = [(query, document) for query in QUERIES[:3] for document in DOCUMENTS]
 Ids = list[list[int]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Run these small products on one thread, where they are fastest."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
