@@ -41,7 +41,7 @@ def failure(home: Path, **settings: object) -> str:
     [
         ({"RERANKER_WORKERS": "0"}, "RERANKER_WORKERS: Input should be greater than or equal to 1"),
         ({"RERANKER_WORKER": "2"}, "did you mean RERANKER_WORKERS?"),
-        ({"ENABLE_TORCH_COMPILE": "true"}, "ENABLE_TORCH_COMPILE is not offered by this version"),
+        ({"ENABLE_TORCH_COMPILE": "true"}, "ENABLE_TORCH_COMPILE has no effect here, because compiled forward"),
         ({"MICRO_BATCH_WINDOW_MS": "10"}, "MICRO_BATCH_WINDOW_MS has no effect here"),
         (
             {"QUANTIZATION": "int8"},
