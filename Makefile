@@ -23,7 +23,7 @@ export TRANSFORMERS_VERBOSITY := error
 
 # The variant that is saved: `auto` is the fastest on this machine that keeps its quality bound.
 SAVED := $(if $(filter true,$(ENABLE_MIXED_PRECISION)),bf16,$(or $(QUANTIZATION),auto))
-SAVE := $(BIN)/python -m model_store_scripts.save_model --quantization $(SAVED) $(if $(NAME),--name "$(NAME)") \
+SAVE := $(BIN)/python -m model_store_scripts.save_model --quantization $(SAVED) $(if $(RERANKER_DEVICE),--device $(RERANKER_DEVICE)) $(if $(NAME),--name "$(NAME)") \
 	$(if $(REVISION),--revision "$(REVISION)") $(if $(MAX_LENGTH),--max-length $(MAX_LENGTH)) $(if $(KIND),--kind $(KIND)) \
 	$(if $(ACTIVATION),--activation $(ACTIVATION)) $(if $(TEMPLATE),--template "$(TEMPLATE)") $(if $(TRUST_REMOTE_CODE),--trust-remote-code)
 # Whether the built-in model is in the store: in the precision asked for, or in any.

@@ -1,7 +1,8 @@
-"""Texts that int8 is fitted to: many subjects, lengths and languages, none of them in the golden set, which is to check the fit."""
+"""Texts that int8 is fitted to and that every precision is to put in order: many subjects, lengths and languages, none of them in the golden set."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from model_store_scripts.golden import reference_score
@@ -43,8 +44,11 @@ _TEXTS = (
 )  # fmt: skip
 
 
-def score_texts(model: Any, findings: Findings) -> None:
-    """Run a model, loaded in float32, on every query with its own document and with that of another."""
-    for number, (query, document) in enumerate(_TEXTS):
-        reference_score(model, findings, query, document)
-        reference_score(model, findings, query, _TEXTS[number - 1][1])
+# Every query with its own document and with that of another.
+PAIRS = tuple(pair for number, (query, own) in enumerate(_TEXTS) for pair in ((query, own), (query, _TEXTS[number - 1][1])))
+ORDERED = (*PAIRS[::4], *PAIRS[3::4])  # half of them: own and others' documents by turns
+
+
+def score_texts(model: Any, findings: Findings, pairs: Iterable[tuple[str, str]] = PAIRS) -> list[float]:
+    """Score pairs of a query and a document by a model that is loaded in float32, on the 0..1 scale."""
+    return [reference_score(model, findings, query, document) for query, document in pairs]

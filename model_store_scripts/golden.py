@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 from bento_service.errors import ModelError
 from bento_service.model_info import GoldenPair
 from bento_service.ranking import activate
+from bento_service.scorer.packed import runs_packed
 from model_store_scripts.inspection import Findings
 
 _LONG = "The river rises in the mountains, crosses the plain and reaches the sea after nine hundred kilometres. " * 60
@@ -60,6 +61,28 @@ def score_golden(model: Any, findings: Findings) -> list[GoldenPair]:
     if not all(math.isfinite(pair.score) for pair in golden):
         raise ModelError("the model's scores are not finite numbers: its weights are damaged, give a complete model")
     return golden
+
+
+def check_padding(model: Any, findings: Findings) -> None:
+    """ModelError where a classifier that runs padded does not bear it: one that looks at a text's last token, for instance."""
+    if findings.kind != "cross-encoder" or runs_packed(model.config, torch.device("cpu"), torch.float32):
+        return
+    findings.tokenizer.padding_side = "right"
+    queries, texts = zip(*PAIRS, strict=True)
+
+    def logits(places: slice) -> torch.Tensor:
+        cut = {"truncation": "only_second", "max_length": findings.max_length}
+        inputs = findings.tokenizer(list(queries[places]), list(texts[places]), padding=True, return_tensors="pt", **cut)
+        return torch.as_tensor(model(**inputs).logits[:, 0])
+
+    with torch.inference_mode():
+        alone = torch.cat([logits(slice(place, place + 1)) for place in range(len(PAIRS))])
+        moved = float((logits(slice(None)) - alone).abs().max())
+    # As a share of their spread, because logits have no scale.
+    if not moved <= 0.01 * float(alone.std()) + 1e-5:
+        raise ModelError(
+            f"logits move by {moved:.2g} when texts of unlike lengths share a batch: this architecture does not bear padding, choose another model"
+        )
 
 
 def reference_score(model: Any, findings: Findings, query: str, text: str) -> float:

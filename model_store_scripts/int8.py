@@ -36,7 +36,7 @@ class _Range:
         self.high = torch.maximum(self.high, x.amax(0))
 
 
-def quantise(model: Any, score_texts: Callable[[], None]) -> dict[str, Parts]:
+def quantise(model: Any, score_texts: Callable[[], object]) -> dict[str, Parts]:
     """Return the int8 parts (as scorer.int8_linear.Int8Linear takes them) of every linear layer within the model's layers, by its name.
 
     score_texts: runs the model, in float32 on a CPU, on texts like those that it will serve.
@@ -56,7 +56,7 @@ def inner_linears(model: Any) -> dict[str, torch.nn.Linear]:
     return {name: module for name, module in modules if _IN_A_LAYER.search(name)}
 
 
-def _ranges(linears: Mapping[str, torch.nn.Linear], score_texts: Callable[[], None]) -> dict[str, _Range]:
+def _ranges(linears: Mapping[str, torch.nn.Linear], score_texts: Callable[[], object]) -> dict[str, _Range]:
     ranges = {name: _Range(torch.zeros(module.in_features), torch.zeros(module.in_features)) for name, module in linears.items()}
 
     def watch(name: str) -> Callable[[Any, Any], None]:

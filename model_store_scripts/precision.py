@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -14,11 +15,11 @@ from bento_service.errors import ModelError
 from bento_service.model_info import QUANTISED_FILE, ModelInfo
 from bento_service.scorer.device import DTYPES, choose_precision
 from bento_service.scorer.engine import ScoringEngine
-from bento_service.scorer.loading import GOLDEN_TOLERANCE, golden_difference
+from bento_service.scorer.loading import GOLDEN_TOLERANCE, golden_difference, replay
 from bento_service.scorer.quantised import Parts, flat
 from bento_service.scorer.weights import head_modules, load_encoder
 from bento_service.settings import Quantization
-from model_store_scripts.calibration import score_texts
+from model_store_scripts.calibration import ORDERED, score_texts
 from model_store_scripts.inspection import Findings
 from model_store_scripts.int8 import inner_linears, quantise
 
@@ -68,10 +69,11 @@ def _nf4(model: Any) -> dict[str, Parts]:
     return {name: quantise_nf4(linear) for name, linear in fitting.items()}
 
 
-def drift_of(folder: Path, info: ModelInfo) -> float:
-    """Return how far the scores of golden pairs, 0..1, stray from full precision; PrecisionError where that is too much to serve.
+def faithfulness(folder: Path, info: ModelInfo, reference: Sequence[float] | None) -> dict[str, float]:
+    """Measure ModelInfo's `drift` and `order`; PrecisionError where the drift is too much to serve.
 
-    1.0 stands for unknown: a machine that cannot multiply in this precision cannot measure it.
+    reference: what full precision makes of calibration.ORDERED, 0..1; None where full precision is what is saved.
+    A machine that cannot multiply in this precision measures the worst.
     """
     device = torch.device("cpu")
     precision = choose_precision(info.quantization, info.quantization, device)
@@ -83,4 +85,14 @@ def drift_of(folder: Path, info: ModelInfo) -> float:
         raise PrecisionError(
             f"{how} the model's scores stray by {drift:.3f}, {allowed:g} is allowed: choose another --quantization, or another model"
         )
-    return 1.0 if precision.fell_back else drift
+    if precision.fell_back:
+        return {"drift": 1.0, "order": -1.0}
+    order = 1.0 if reference is None else kendall_tau(replay(engine, folder, info, ORDERED), reference)
+    return {"drift": drift, "order": order}
+
+
+def kendall_tau(scores: Sequence[float], reference: Sequence[float]) -> float:
+    """Say how alike two orders of the same things are: 1 the same, -1 reversed. Ties on either side count as neither, as does NaN."""
+    first, second = (np.sign(np.subtract.outer(values, values)) for values in (np.array(scores), np.array(reference)))
+    told = second != 0
+    return float(np.nan_to_num(first * second)[told].mean()) if told.any() else 1.0

@@ -26,22 +26,23 @@ from bento_service.hardware import fast_precisions
 from bento_service.model_info import FORMAT_VERSION, MODULE, Kind, ModelInfo, check_files, sha256_of
 from bento_service.settings import Quantization
 from bento_service.store import variant_name
+from model_store_scripts.calibration import ORDERED, score_texts
 from model_store_scripts.entries import all_tags, find_entry
-from model_store_scripts.golden import load_reference, score_golden
+from model_store_scripts.golden import check_padding, load_reference, score_golden
 from model_store_scripts.inspection import Findings, inspect
-from model_store_scripts.precision import PRECISIONS, PrecisionError, drift_of, write_weights
+from model_store_scripts.precision import PRECISIONS, PrecisionError, faithfulness, write_weights
 from model_store_scripts.sources import HubUnreachable, Source, find_source, store_name
 
 _LIBRARIES = ("bentoml", "torch", "transformers", "tokenizers", "safetensors")
 
 
-def save_fastest(model: str, **options: Any) -> str:
-    """Save a model in the precision that is fastest on this machine and keeps its bound; returns its full tag.
+def save_fastest(model: str, *, device: str = "auto", **options: Any) -> str:
+    """Save a model in the precision that is fastest on a device of this machine and keeps its bound; returns its full tag.
 
-    Without the hub, the fastest of those that were saved before.
+    device: as RERANKER_DEVICE. Without the hub, the fastest of those that were saved before.
     """
     unreachable: HubUnreachable | None = None
-    for quantization in fast_precisions("auto"):
+    for quantization in fast_precisions(device):
         try:
             tag = save_model(model, quantization=quantization, **options)
         except HubUnreachable as error:
@@ -55,8 +56,8 @@ def save_fastest(model: str, **options: Any) -> str:
         info = ModelInfo.from_metadata(find_entry(tag).info.metadata, tag)
         if info.keeps_bound:
             return tag
-        strays = f"{tag} strays by {info.drift:.3f} from full precision"
-        print(f"note: {strays}, which is over {quantization}'s bound: another precision is saved", file=sys.stderr)
+        strays = f"{tag} strays by {info.drift:.3f} from full precision and keeps its order to {info.order:.2f} of 1"
+        print(f"note: {strays}, which is beyond {quantization}'s bounds: another precision is saved", file=sys.stderr)
     raise unreachable or ModelError("the model keeps no precision's bound: save it with --quantization none")
 
 
@@ -162,7 +163,9 @@ def _write_entry(
 ) -> None:
     try:
         model = load_reference(source.folder, findings, trust_remote_code=trust_remote_code)
+        check_padding(model, findings)
         golden = score_golden(model, findings)
+        reference = None if quantization == "none" else score_texts(model, findings, ORDERED)
     except ModelError:
         raise
     except Exception as error:
@@ -201,7 +204,7 @@ def _write_entry(
             library_versions={name: library_version(name) for name in _LIBRARIES},
             golden=golden,
         )
-        info = info.model_copy(update={"drift": drift_of(folder, info)})
+        info = info.model_copy(update=faithfulness(folder, info, reference))
         # BentoML's metadata cannot hold None.
         entry.info.metadata.update(info.model_dump(exclude_none=True))
         # Until here all was in a temporary folder; what follows is BentoML's copying into the store.
@@ -255,6 +258,9 @@ def arguments() -> argparse.ArgumentParser:
         default="auto",
         help="precision the weights are saved in; auto: the fastest on this machine that keeps its bound",
     )
+    parser.add_argument(
+        "--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="that `--quantization auto` is to be fast on"
+    )
     parser.add_argument("--max-length", type=int, help="tokens of a pair; default: the model's window")
     parser.add_argument("--name", help="name in the store; default: the model's own")
     parser.add_argument("--kind", choices=["cross-encoder", "bi-encoder", "yes-no"], help="only where the config does not tell")
@@ -277,7 +283,7 @@ def main() -> int:
             for name in ("revision", "max_length", "name", "kind", "activation", "template", "trust_remote_code")
         }
         if options.quantization == "auto":
-            tag = save_fastest(options.model, **chosen)
+            tag = save_fastest(options.model, device=options.device, **chosen)
         else:
             tag = save_model(options.model, quantization=options.quantization, **chosen)
     except ModelError as error:

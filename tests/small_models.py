@@ -102,7 +102,8 @@ def _unigram(specials: list[str], unknown: str) -> list[tuple[str, float]]:
     ]
 
 
-def _bert_tokenizer() -> Any:
+def bert_tokenizer() -> Any:
+    """Make a tokenizer as BERT's, of some words."""
     return transformers.BertTokenizer(vocab=_wordpiece(), model_max_length=WINDOW)
 
 
@@ -228,11 +229,11 @@ class Architecture:
 
 
 ARCHITECTURES = {
-    "bert": Architecture(_bert_config, _bert_tokenizer, "classifier"),
+    "bert": Architecture(_bert_config, bert_tokenizer, "classifier"),
     "roberta": Architecture(_roberta_config, _roberta_tokenizer, "classifier.out_proj"),
     "xlm-roberta": Architecture(_xlm_roberta_config, _xlm_roberta_tokenizer, "classifier.out_proj"),
     "distilbert": Architecture(_distilbert_config, _distilbert_tokenizer, "classifier"),
-    "electra": Architecture(_electra_config, _bert_tokenizer, "classifier.out_proj"),
+    "electra": Architecture(_electra_config, bert_tokenizer, "classifier.out_proj"),
     "deberta-v2": Architecture(_deberta_config, _deberta_tokenizer, "classifier"),
     "modernbert": Architecture(_modernbert_config, _modernbert_tokenizer, "classifier"),
 }
@@ -304,7 +305,7 @@ def make_bi_encoder(folder: Path, *, pooling: str = "mean", prompts: dict[str, s
         model = transformers.BertModel(_bert_config())
     inner = folder / "inner"
     model.save_pretrained(inner)
-    _bert_tokenizer().save_pretrained(inner)
+    bert_tokenizer().save_pretrained(inner)
     transformer = Transformer(str(inner), max_seq_length=WINDOW // 2)
     SentenceTransformer(modules=[transformer, Pooling(_HIDDEN, pooling)], prompts=prompts, device="cpu").save_pretrained(
         str(folder / "whole")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,17 +83,21 @@ def check_golden(engine: ScoringEngine, folder: Path, info: ModelInfo, precision
 
 def golden_difference(engine: ScoringEngine, folder: Path, info: ModelInfo) -> float:
     """Replay the golden set; returns the largest difference on the 0..1 score, infinity where there is no finite score."""
+    scores = replay(engine, folder, info, [(golden.query, golden.document) for golden in info.golden])
+    differences = [abs(score - golden.score) for score, golden in zip(scores, info.golden, strict=True)]
+    return max((difference if math.isfinite(difference) else math.inf for difference in differences), default=0.0)
+
+
+def replay(engine: ScoringEngine, folder: Path, info: ModelInfo, pairs: Sequence[tuple[str, str]]) -> list[float]:
+    """Score pairs of a query and a document one by one, as the service does, on the 0..1 scale; NaN where that fails."""
     scale: Activation = "cosine" if info.activation == "cosine" else "sigmoid"
-    worst = 0.0
-    # It was scored with the model's own window, so it is replayed with that.
+    scores = []
+    # The reference read them with the model's own window.
     tokenizer = PairTokenizer(folder / TOKENIZER_FILE, info, max_length=info.max_length)
     try:
-        for golden in info.golden:
-            deadline = time.monotonic() + 3600
-            [pair] = tokenizer.encode_now(golden.query, [golden.document], Cut(), deadline, 0)
-            raw = float(engine.raw_scores(pair.windows)[0])
-            difference = abs(activate(raw, scale) - golden.score)
-            worst = max(worst, difference if math.isfinite(difference) else math.inf)
+        for query, document in pairs:
+            [pair] = tokenizer.encode_now(query, [document], Cut(), time.monotonic() + 3600, 0)
+            scores.append(activate(float(engine.raw_scores(pair.windows)[0]), scale))
     finally:
         tokenizer.close()
-    return worst
+    return scores

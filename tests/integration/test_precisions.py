@@ -12,7 +12,7 @@ import bentoml
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from bento_service import hardware
 from bento_service.errors import ModelError
@@ -21,6 +21,7 @@ from bento_service.scorer import device as device_room
 from bento_service.scorer.engine import ScoringEngine
 from bento_service.scorer.loading import GOLDEN_TOLERANCE, LoadedScorer, load_scorer
 from bento_service.settings import Quantization, Settings
+from model_store_scripts.precision import kendall_tau
 from model_store_scripts.save_model import save_fastest
 from model_store_scripts.verify_model import verify_model
 from servers import Server
@@ -63,6 +64,7 @@ def test_the_built_in_is_smaller_and_strays_little(full: ServedModel, quantizati
     off = np.abs(scores(model.engine, model) - scores(full.engine, full))
     assert 1e-5 < float(off.max()) < bound
     assert 0 < model.info.drift < bound
+    assert 0.94 < model.info.order < 1
     assert model.info.quantization == quantization
     assert not any(path.suffix in (".bin", ".pt", ".pkl") for path in model.folder.iterdir())
     assert quantization in verify_model(model.tag) or not hardware.cpu_multiplies_bf16()
@@ -167,11 +169,56 @@ def test_the_fastest_precision_within_its_bound_is_saved(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """int8 where the processor multiplies it; one that strays too far is passed over, and said."""
-    monkeypatch.setattr("model_store_scripts.save_model.fast_precisions", lambda _: ["int8", "bf16", "none"])
+    monkeypatch.setattr(
+        "model_store_scripts.save_model.fast_precisions",
+        lambda device: ["none"] if device == "mps" else ["int8", "bf16", "none"],
+    )
     assert save_fastest("builtin").partition(":")[0] == "all-minilm-l6-v2-int8"
+    assert save_fastest("builtin", device="mps").partition(":")[0] == "all-minilm-l6-v2"
     monkeypatch.setattr("bento_service.model_info.DRIFT_BOUND", {"int8": 0.0001})
     assert save_fastest("builtin").partition(":")[0] == "all-minilm-l6-v2-bf16"
-    assert "over int8's bound" in capsys.readouterr().err
+    assert "beyond int8's bounds" in capsys.readouterr().err
+
+
+def test_a_precision_that_keeps_the_scores_but_not_the_order_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A classifier whose logits are all far from the middle: its scores stand still in any precision, while documents change places."""
+    folder = make_cross_encoder(tmp_path / "saturated")
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.bias"] += 15
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    monkeypatch.setattr("model_store_scripts.save_model.fast_precisions", lambda _: ["int8", "none"])
+    tag = save_fastest(str(folder))
+    info = ModelInfo.from_metadata(bentoml.models.get(tag).info.metadata, tag)
+    assert info.quantization == "int8"
+    assert info.drift < 1e-6
+    assert info.order < 1
+    monkeypatch.setattr("bento_service.model_info.ORDER_BOUND", info.order + 0.001)
+    assert not info.keeps_bound
+    assert save_fastest(str(folder)).partition(":")[0] == tag.partition("-int8:")[0]
+    assert "keeps its order to 0." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("scores", "tau"),
+    [
+        ([0.1, 0.2, 0.3, 0.4], 1.0),
+        ([0.4, 0.3, 0.2, 0.1], -1.0),
+        ([0.1, 0.2, 0.4, 0.3], 4 / 6),  # one of six couples turned round
+        ([0.1, 0.2, 0.3, 0.3], 5 / 6),  # one that cannot be told apart any more
+        ([0.5, 0.5, 0.5, 0.5], 0.0),
+        ([0.1, 0.2, 0.3, float("nan")], 3 / 6),
+    ],
+)
+def test_kendall_tau(scores: list[float], tau: float) -> None:
+    """Couples in order, less those turned round, of all couples."""
+    assert kendall_tau(scores, [1.0, 2.0, 3.0, 4.0]) == pytest.approx(tau)
+
+
+def test_kendall_tau_leaves_out_couples_that_the_reference_does_not_order() -> None:
+    """Any order of those is as good as another."""
+    assert kendall_tau([3.0, 1.0, 4.0], [1.0, 1.0, 2.0]) == 1
 
 
 @pytest.mark.skipif(not hardware.cpu_multiplies_int8(), reason="this CPU does not multiply int8")
