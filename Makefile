@@ -31,7 +31,7 @@ BUILTIN := $(BENTOML_STORE)/all-minilm-l6-v2
 BUILTIN_SAVED = $(wildcard $(if $(filter auto,$(SAVED)),$(BUILTIN)/latest $(BUILTIN)-*/latest,$(BUILTIN)$(if $(filter-out none,$(SAVED)),-$(SAVED))/latest))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-fuzz setup-clients setup-peers model models verify serve build lint test chromium test-browser readme cache-clear bench bench-cache bench-dialects engines cache-layouts cache-faults hostile cache-property fuzz replay evaluate compare quality endurance clean
+.PHONY: help setup setup-dev setup-fuzz setup-clients setup-peers model models verify serve build lint test chromium test-browser readme cache-clear bench bench-cache bench-dialects engines cache-layouts cache-faults hostile cache-property fuzz replay evaluate compare quality starts endurance clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -178,6 +178,9 @@ compare: $(VENV)/.report setup-peers ## speed beside sentence-transformers and I
 quality: $(VENV)/.report ## nDCG@10, Kendall tau and memory in each precision, into load/reports/quality.md: DATA=<folders of judged data>
 	@test -n "$(DATA)" || { echo "error: say which: make quality DATA=<folders of judged data, as load/evaluate.py reads them>" >&2; exit 1; }
 	$(BIN)/python load/quality.py --data $(DATA) $(BENCH_ARGS)
+
+starts: $(VENV)/.report ## memory of the weights and start times in each precision, into load/reports/starts.md
+	$(BIN)/python load/starts.py $(BENCH_ARGS)
 
 endurance: setup-dev ## 32 clients for 60 s, and 50 pauses of 6 s: no failed request
 	ENDURANCE_SECONDS=60 ENDURANCE_PAUSES=50 $(BIN)/python -m pytest -p no:cacheprovider --timeout 900 -s \

@@ -23,6 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests"), str(REPOSITORY / "load")]
 
 from loops import Bodies, Endpoint, closed_loop, percentile  # noqa: E402  the path must be set first
+from shapes import make_source  # noqa: E402
 from texts import Texts  # noqa: E402
 
 NAME = "bench-minilm-l6"
@@ -30,31 +31,6 @@ CLIENTS, DOCUMENTS = 8, 20
 CALL_SIZES = (20, 160)
 PRECISIONS = ("none", "bf16", "int8")
 LABELS = ("fp32", "bf16", "int8")
-
-
-def make_source(home: Path) -> Path:
-    """Write the MiniLM-L6 cross-encoder shape with random weights to a folder, as a hub would hand it over."""
-    import torch
-    from transformers import BertConfig, BertForSequenceClassification
-
-    from model_store_scripts.sources import find_source
-
-    folder = home / "source"
-    folder.mkdir(parents=True)
-    builtin = find_source("builtin", None).folder
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
-        shutil.copy(builtin / name, folder)
-    torch.manual_seed(0)
-    config = BertConfig(
-        hidden_size=384,
-        num_hidden_layers=6,
-        num_attention_heads=12,
-        intermediate_size=1536,
-        max_position_embeddings=512,
-        num_labels=1,
-    )
-    BertForSequenceClassification(config).save_pretrained(folder)
-    return folder
 
 
 def make_model(home: Path) -> None:

@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import json
 import os
-import shlex
 import signal
 import sys
 import tempfile
@@ -25,7 +24,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests"), str(REPOSITORY / "lo
 
 import httpx  # noqa: E402  the path must be set first
 
-from bench import NAME, make_source  # noqa: E402
+from bench import NAME  # noqa: E402
 from bento_service.errors import ModelError  # noqa: E402
 from bento_service.settings import Quantization  # noqa: E402
 from compare_report import INFINITY, SENTENCE_TRANSFORMERS, label, write_report  # noqa: E402
@@ -33,8 +32,9 @@ from cores import Meter  # noqa: E402
 from loops import Bodies, Endpoint, Window, closed_loop, open_loop  # noqa: E402
 from peer_servers import LIBRARIES, infinity, sentence_transformers  # noqa: E402
 from provenance import provenance, versions  # noqa: E402
-from report_options import add_report_options  # noqa: E402
+from report_options import add_report_options, command_line  # noqa: E402
 from servers import Server  # noqa: E402
+from shapes import make_source  # noqa: E402
 
 OWN_LIBRARIES = ("bentoml", "torch", "transformers", "tokenizers", "starlette", "uvicorn")
 WARM_CLIENTS, WARM_SECONDS, IDLE_SECONDS = 4, 3.0, 3.0
@@ -185,15 +185,6 @@ def run(plan: Plan, precisions: Sequence[Quantization], told: dict[str, Any]) ->
     return result | {"minutes": round((time.monotonic() - begin) / 60, 1)}
 
 
-def command(said: list[str]) -> str:
-    """Spell the command that repeats this run; where its report goes is nobody's business."""
-    kept = list(said)
-    if "--reports" in kept:
-        place = kept.index("--reports")
-        del kept[place : place + 2]
-    return "make compare" + (f' BENCH_ARGS="{shlex.join(kept)}"' if kept else "")
-
-
 def chosen_plan(options: argparse.Namespace) -> Plan:
     """Read the plan from the command line."""
     said = {
@@ -221,7 +212,7 @@ def main() -> None:
     raw = options.reports / "compare.json"
     if not options.render:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers end with this process
-        result = run(chosen_plan(options), options.precisions, provenance(command(sys.argv[1:])))
+        result = run(chosen_plan(options), options.precisions, provenance(command_line("compare", sys.argv[1:])))
         windows = ",\n".join(json.dumps(window) for window in result.pop("windows"))
         options.reports.mkdir(parents=True, exist_ok=True)
         raw.write_text(json.dumps(result, indent=1).removesuffix("\n}") + f',\n "windows": [\n{windows}\n]}}\n')

@@ -8,6 +8,7 @@ import pytest
 
 import compare
 from compare_report import INFINITY, SENTENCE_TRANSFORMERS, label, latency_shares, markdown, of, pairs_per_second, pooled, ratios
+from report_options import command_line
 
 OWN = label("bf16")
 
@@ -132,7 +133,8 @@ def test_what_is_said_changes_the_plan() -> None:
 
 def test_the_command_in_the_report_repeats_the_run() -> None:
     """Without the folder of the report."""
-    assert compare.command([]) == "make compare"
+    assert command_line("compare", []) == "make compare"
     assert (
-        compare.command(["--quick", "--reports", "/somewhere", "--rounds", "2"]) == 'make compare BENCH_ARGS="--quick --rounds 2"'
+        command_line("compare", ["--quick", "--reports", "/somewhere", "--rounds", "2"])
+        == 'make compare BENCH_ARGS="--quick --rounds 2"'
     )
