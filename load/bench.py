@@ -1,6 +1,6 @@
 """Speed of the scorer called directly and over HTTP, alternating, in one run: `make bench`.
 
-Direct: one process, texts in and scores out, 20 and 160 pairs a call, fp32, bf16 and int8. HTTP: a real `bentoml serve`,
+Direct: one process, 20 and 160 pairs a call, fp32, bf16 and int8, with texts in and scores out, and with token ids in. HTTP: a real `bentoml serve`,
 8 clients x 20 documents, all text new. The model is the MiniLM-L6 cross-encoder shape with random weights
 (speed does not depend on them) and the built-in model's tokenizer. Machines are shared: compare ratios.
 """
@@ -69,12 +69,14 @@ def direct(quantization: str, seconds: float, seed: int) -> dict[str, dict[str, 
             total.pairs += tally.pairs
             total.real_tokens += tally.real_tokens
             total.computed_tokens += tally.computed_tokens
+            total.forward_seconds += tally.forward_seconds
             if time.perf_counter() - begin > seconds:
                 break
         spent = time.perf_counter() - begin
         figures[str(size)] = {
             "pairs_per_second": total.pairs / spent,
             "tokens_per_second": total.real_tokens / spent,
+            "tokens_per_second_from_ids": total.real_tokens / total.forward_seconds,
             "real_token_share": total.real_tokens / total.computed_tokens,
         }
     return figures
@@ -152,6 +154,7 @@ def summary(raw: dict[str, list[dict[str, object]]]) -> dict[str, object]:
             "direct_pairs_per_second_at_160": round(direct_160, 1),
             "direct_tokens_per_second_at_20": round(median(f"direct {label}", "20", "tokens_per_second")),
             "direct_tokens_per_second_at_160": round(median(f"direct {label}", "160", "tokens_per_second")),
+            "direct_tokens_per_second_at_160_from_ids": round(median(f"direct {label}", "160", "tokens_per_second_from_ids")),
             "http_pairs_per_second": round(http, 1),
             "http_tokens_per_second": round(median(f"http {label}", "tokens_per_second")),
             "http_p50_ms": round(median(f"http {label}", "p50_ms")),
