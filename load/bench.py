@@ -89,7 +89,12 @@ def direct_in_own_process(quantization: str, seconds: float, seed: int) -> dict[
     command = [sys.executable, __file__, "--direct", quantization, "--seconds", str(seconds), "--seed", str(seed)]
     return json.loads(
         subprocess.run(
-            command, check=True, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, env={**SCORER_ENVIRONMENT, **os.environ}
+            command,
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=REPOSITORY,
+            env={**SCORER_ENVIRONMENT, **os.environ, "QUANTIZATION": quantization},
         ).stdout.splitlines()[-1]
     )
 
