@@ -9,45 +9,56 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import random
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from bento_service.errors import DeadlinePassed, QueueFull, ScorerDown, ScorerFailed
+from bento_service.call_turns import CallTurn, CallTurns
+from bento_service.errors import DeadlinePassed, QueueFull, QueueTimeout, ScorerDown, ScorerFailed
 from bento_service.metrics import EntryMetrics
 from bento_service.pairs import Outcome, PairScore
 from bento_service.scorer_link import ScorerLink
 
-MAX_CALL_PAIRS = 32
 OnCall = Callable[[Sequence[int], asyncio.Task[list[PairScore]]], None]
-_BATCHES_UNDER_WAY = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much of an entry worker's queue there is.
+
+    pairs: waiting and under way · requests: of which nothing is under way yet · parallel: requests with something under way, None for
+    no limit · wait_seconds: until something is.
+    """
+
+    pairs: int = 20_000
+    requests: int = 1000
+    parallel: int | None = None
+    wait_seconds: float = 30.0
 
 
 @dataclass(slots=True)
 class Place:
-    """What one request holds of the queue. pairs: windows of long documents count as such."""
+    """What one request holds of the queue. pairs: windows of long documents count as such · first: of its first call while that waits."""
 
     pairs: int = 0
+    first: int = 0
 
 
 class Admission:
-    """Hands pairs to the Scorer that has the least under way.
+    """Holds requests within their bounds until the Scorers have scored their pairs.
 
-    entry_workers: how many processes share the Scorers · max_queue_pairs: waiting and under way, this process.
+    entry_workers: how many processes share the Scorers · bounds: of this process.
     """
 
-    def __init__(self, links: Sequence[ScorerLink], *, entry_workers: int, max_queue_pairs: int, metrics: EntryMetrics) -> None:
+    def __init__(self, links: Sequence[ScorerLink], *, entry_workers: int, bounds: Bounds, metrics: EntryMetrics) -> None:
         self._links = links
+        self._turns = CallTurns(links, entry_workers=entry_workers)
         self._metrics = metrics
-        self._entry_workers = entry_workers
-        self._max_queue_pairs = max_queue_pairs
+        self._bounds = bounds
         self._queued_pairs = 0
-        self._under_way = dict.fromkeys(links, 0)
-        # Breaks ties, so that sequential requests use every Scorer; a random start, since entry workers do not know of each other.
-        self._sent_pairs = {link: random.randrange(MAX_CALL_PAIRS) for link in links}  # noqa: S311  no secret
-        self._turns: deque[tuple[int, asyncio.Future[ScorerLink]]] = deque()
+        self._waiting_requests = 0
+        self._waiting_first_pairs = 0
+        self._slots = asyncio.Semaphore(bounds.parallel) if bounds.parallel else None
         self._calls: set[asyncio.Task[list[PairScore]]] = set()
 
     @property
@@ -59,17 +70,68 @@ class Admission:
     def place_for(self, pairs: int, place: Place | None = None) -> Iterator[None]:
         """Hold a place in the queue for some of a request's pairs, beside those that it holds already.
 
-        Raises QueueFull where there is none, ScorerDown without a Scorer. A request that waits alone is never refused.
+        Raises QueueFull where there is none, QueueTimeout where the wait would be too long, ScorerDown without a Scorer. A request that
+        nothing stands before is never refused.
         """
         self.require_scorer()
         place = place or Place()
-        if self._queued_pairs > place.pairs and self._queued_pairs + pairs > self._max_queue_pairs:
+        if self._queued_pairs > place.pairs:
+            self._refuse(pairs, place)
+        arrives = not place.pairs
+        if arrives:
+            self._waits(place, pairs)
+        try:
+            with self.held(pairs, place):
+                yield
+        finally:
+            if arrives:
+                self._begun(place)
+
+    def _refuse(self, pairs: int, place: Place) -> None:
+        """Raise what keeps more pairs of a request out, if anything does."""
+        if self._queued_pairs + pairs > self._bounds.pairs:
             raise QueueFull(
                 "too many documents wait to be scored: try again after Retry-After seconds",
                 retry_after_seconds=self._drain_seconds(),
             )
-        with self.held(pairs, place):
-            yield
+        if place.pairs:
+            return
+        if self._waiting_requests >= self._bounds.requests and not self._begins_at_once(pairs):
+            raise QueueFull(
+                "too many requests wait to be scored: try again after Retry-After seconds",
+                retry_after_seconds=self._drain_seconds(),
+            )
+        over = self._wait_seconds() - self._bounds.wait_seconds
+        if over > 0:
+            raise _waited_too_long(over)
+
+    def _begins_at_once(self, pairs: int) -> bool:
+        """Tell whether nothing stands before a request that arrives now."""
+        if self._waiting_requests or (self._slots and self._slots.locked()):
+            return False
+        return self._turns.has_room(min(pairs, self._turns.call_pairs))
+
+    def _wait_seconds(self) -> float:
+        """Estimate how long a request that arrives now would wait for its first turn; 0 while the speed is unknown."""
+        rate = self._turns.pairs_per_second
+        if self._slots:
+            ahead = self._queued_pairs  # requests come to an end before others begin
+        else:
+            ahead = self._waiting_first_pairs + self._turns.under_way_pairs
+            ahead += sum(turn.size for turn in self._turns.waiting() if not turn.first)
+        return ahead / rate if rate else 0.0
+
+    def _waits(self, place: Place, pairs: int) -> None:
+        """Count a request as waiting."""
+        place.first = min(pairs, self._turns.call_pairs)
+        self._waiting_requests += 1
+        self._waiting_first_pairs += place.first
+
+    def _begun(self, place: Place) -> None:
+        """Count a request as waiting no longer."""
+        self._waiting_requests -= place.first > 0
+        self._waiting_first_pairs -= place.first
+        place.first = 0
 
     @contextlib.contextmanager
     def held(self, pairs: int, place: Place) -> Iterator[None]:
@@ -84,12 +146,12 @@ class Admission:
 
     def seconds_for(self, pairs: int) -> float:
         """Estimate how long so many more pairs would take by now; 0 while the speed is unknown."""
-        rate = sum(link.pairs_per_second for link in self._links if link.up) / self._entry_workers
+        rate = self._turns.pairs_per_second
         if not rate:
             return 0.0
         # Requests take turns: each that waits gets a call in before each of ours.
-        calls = math.ceil(pairs / self._call_pairs())
-        before = sum(self._under_way.values()) + calls * sum(size for size, turn in self._turns if not turn.done())
+        calls = math.ceil(pairs / self._turns.call_pairs)
+        before = self._turns.under_way_pairs + calls * sum(turn.size for turn in self._turns.waiting())
         return (before + pairs) / rate
 
     async def score(
@@ -97,21 +159,22 @@ class Admission:
         blobs: Sequence[bytes],
         *,
         deadline: float,
+        place: Place | None = None,
         wanted: Callable[[int], bool] = lambda _: True,
         on_call: OnCall = lambda *_: None,
     ) -> list[PairScore]:
         """Score packed pairs that have a place, in the order given.
 
-        wanted: asked of each pair's place when its turn comes; what is not wanted any more is left out of the answer, too ·
-        on_call: told of each call as it goes out, with its pairs' places; the call goes on when this is cancelled. Cancelling drops
-        what still waits. Raises ScorerDown, DeadlinePassed or ScorerFailed.
+        place: as place_for() was given · wanted: asked of each pair's place when its turn comes; what is not wanted any more is left out
+        of the answer, too · on_call: told of each call as it goes out, with its pairs' places; the call goes on when this is cancelled. Cancelling drops
+        what still waits. Raises QueueTimeout, ScorerDown, DeadlinePassed or ScorerFailed.
         """
         self.require_scorer()
         if deadline <= time.monotonic():
             raise deadline_passed()
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                scores = await self._in_turns(blobs, wanted, on_call)
+                scores = await self._in_turns(blobs, place or Place(), wanted, on_call)
         except TimeoutError:
             raise deadline_passed() from None
         _check(scores)
@@ -119,80 +182,76 @@ class Admission:
 
     def require_scorer(self) -> None:
         """Raise ScorerDown unless a Scorer answers."""
-        if not any(link.up for link in self._links):
+        if not self._turns.up:
             raise ScorerDown(
                 "the model is not being served at the moment: try again after Retry-After seconds", retry_after_seconds=5
             )
 
     def wake(self) -> None:
         """Look at the turns again: a Scorer came or went."""
-        # A Scorer that was away catches up with the count here, or it would get every tie until it has.
-        least = max(self._sent_pairs.values(), default=0) - MAX_CALL_PAIRS
-        self._sent_pairs = {link: max(sent, least) for link, sent in self._sent_pairs.items()}
-        self._hand_out()
+        self._turns.wake()
 
-    def _hand_out(self) -> None:
-        """Give turns while there is room; without a Scorer nobody gets one."""
-        if not any(link.up for link in self._links):
-            for _, turn in self._turns:
-                if not turn.done():
-                    turn.set_exception(
-                        ScorerDown("the model went away: try again after Retry-After seconds", retry_after_seconds=5)
-                    )
-        while self._turns:
-            size, turn = self._turns[0]
-            if not turn.done():
-                link = self._room_for(size)
-                if link is None:
-                    return
-                self._under_way[link] += size
-                self._sent_pairs[link] += size
-                turn.set_result(link)
-            self._turns.popleft()
-
-    async def _in_turns(self, blobs: Sequence[bytes], wanted: Callable[[int], bool], on_call: OnCall) -> list[PairScore]:
+    async def _in_turns(
+        self, blobs: Sequence[bytes], place: Place, wanted: Callable[[int], bool], on_call: OnCall
+    ) -> list[PairScore]:
         """Queue one call at a time, so that a big request stands in the queue only once and others get their turn."""
-        calls: list[asyncio.Task[list[PairScore]]] = []
         begin = time.monotonic()
-        state = self._metrics.requests_waiting
-        state.inc()
+        with self._metrics.requests_waiting.track_inprogress():
+            turn = await self._first_turn(min(len(blobs), self._turns.call_pairs))
+        self._begun(place)
+        self._metrics.stage_seconds.labels("queue").observe(time.monotonic() - begin)
+        calls: list[asyncio.Task[list[PairScore]]] = []
         try:
-            rest = list(range(len(blobs)))
-            while rest:
-                size = min(len(rest), self._call_pairs())
-                link = await self._turn(size)
-                rest = [place for place in rest if wanted(place)]
-                chunk, rest = rest[:size], rest[size:]
-                if len(chunk) < size:
-                    self._give_back(link, size - len(chunk))
-                if not chunk:
-                    break
-                if not calls:
-                    self._metrics.stage_seconds.labels("queue").observe(time.monotonic() - begin)
-                    state.dec()
-                    state = self._metrics.requests_active
-                    state.inc()
-                calls.append(self._call(link, [blobs[place] for place in chunk]))
-                on_call(chunk, calls[-1])
-                _raise_first_failure(calls)
-            # Shielded: a call under way is computed whether or not its caller stays, and holds its place until then.
-            return [score for scores in await asyncio.gather(*map(asyncio.shield, calls)) for score in scores]
+            with self._metrics.requests_active.track_inprogress():
+                await self._send_all(blobs, turn, calls, wanted, on_call)
+                # Shielded: a call under way is computed whether or not its caller stays, and holds its place until then.
+                return [score for scores in await asyncio.gather(*map(asyncio.shield, calls)) for score in scores]
         finally:
-            state.dec()
+            self._release_slot()
             for call in calls:
                 call.add_done_callback(_retrieve)
 
-    async def _turn(self, size: int) -> ScorerLink:
-        turn: asyncio.Future[ScorerLink] = asyncio.get_running_loop().create_future()
-        self._turns.append((size, turn))
-        self._hand_out()
+    async def _send_all(
+        self,
+        blobs: Sequence[bytes],
+        turn: CallTurn,
+        calls: list[asyncio.Task[list[PairScore]]],
+        wanted: Callable[[int], bool],
+        on_call: OnCall,
+    ) -> None:
+        """Send call after call, each in its turn, and put them into `calls`. turn: the first, which has come."""
+        rest = list(range(len(blobs)))
+        while True:
+            rest = [number for number in rest if wanted(number)]
+            chunk, rest = rest[: turn.size], rest[turn.size :]
+            if len(chunk) < turn.size:
+                self._turns.give_back(turn.link, turn.size - len(chunk))
+            if not chunk:
+                return
+            calls.append(self._call(turn.link, [blobs[number] for number in chunk]))
+            on_call(chunk, calls[-1])
+            _raise_first_failure(calls)
+            if not rest:
+                return
+            turn = await self._turns.take(min(len(rest), self._turns.call_pairs))
+
+    async def _first_turn(self, size: int) -> CallTurn:
+        """Wait for a slot and a turn. Raises QueueTimeout; then nothing is held."""
         try:
-            return await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._give_back(turn.result(), size)
-            turn.cancel()
-            raise
+            async with asyncio.timeout(self._bounds.wait_seconds):
+                if self._slots:
+                    await self._slots.acquire()
+                try:
+                    return await self._turns.take(size, first=True)
+                except BaseException:
+                    self._release_slot()
+                    raise
+        except TimeoutError:
+            raise _waited_too_long(self._wait_seconds()) from None
+
+    def _release_slot(self) -> None:
+        if self._slots:
+            self._slots.release()
 
     def _call(self, link: ScorerLink, chunk: Sequence[bytes]) -> asyncio.Task[list[PairScore]]:
         self._metrics.scorer_calls.labels(str(self._links.index(link))).inc()
@@ -201,32 +260,14 @@ class Admission:
 
         def ended(done: asyncio.Task[list[PairScore]]) -> None:
             self._calls.discard(done)
-            self._give_back(link, len(chunk))
+            self._turns.give_back(link, len(chunk))
 
         call.add_done_callback(ended)
         return call
 
-    def _give_back(self, link: ScorerLink, size: int) -> None:
-        self._under_way[link] -= size
-        self._hand_out()
-
-    def _room_for(self, size: int) -> ScorerLink | None:
-        open_links = [link for link in self._links if link.up and self._has_room(link, size)]
-        return min(open_links, key=lambda link: (self._under_way[link], self._sent_pairs[link]), default=None)
-
-    def _has_room(self, link: ScorerLink, size: int) -> bool:
-        share = _BATCHES_UNDER_WAY * link.batch_pairs / self._entry_workers
-        under_way = self._under_way[link]
-        return under_way == 0 or under_way + size <= share
-
-    def _call_pairs(self) -> int:
-        """At most 32, and less where a slow model takes half a second for fewer."""
-        slowest = min((link.batch_pairs for link in self._links if link.up), default=MAX_CALL_PAIRS)
-        return max(1, min(MAX_CALL_PAIRS, slowest))
-
     def _drain_seconds(self) -> int:
         """How long the queue takes at the measured speed, as a whole number of seconds of at least 1."""
-        rate = sum(link.pairs_per_second for link in self._links if link.up) / self._entry_workers
+        rate = self._turns.pairs_per_second
         return max(1, math.ceil(self._queued_pairs / rate)) if rate else 1
 
 
@@ -240,6 +281,14 @@ def _check(scores: Sequence[PairScore]) -> None:
 def scoring_failed() -> ScorerFailed:
     """Build the error of a pair that has no score."""
     return ScorerFailed("a document could not be scored: the model gave no finite number, or ran out of memory")
+
+
+def _waited_too_long(seconds: float) -> QueueTimeout:
+    """Build the error of a request that waited, or would wait, too long. seconds: until one that comes then would not."""
+    return QueueTimeout(
+        "the queue takes longer than RERANKER_QUEUE_TIMEOUT: try again after Retry-After seconds",
+        retry_after_seconds=max(1, math.ceil(seconds)),
+    )
 
 
 def deadline_passed() -> DeadlinePassed:

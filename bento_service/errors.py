@@ -15,6 +15,7 @@
         ├── BodyTooLarge        413
         ├── UnsupportedMedia    415
         ├── QueueFull           429   Retry-After
+        │   └── QueueTimeout    429   Retry-After
         ├── BodiesFull          429   Retry-After
         ├── KeyBusy             429   Retry-After
         ├── ScorerFailed        500   a pair could not be scored
@@ -137,11 +138,17 @@ class UnsupportedMedia(RequestError):
 
 
 class QueueFull(RequestError):
-    """Too many pairs wait already."""
+    """Too many pairs or requests wait already."""
 
     status = 429
     code = "queue_full"
     kind = "overloaded_error"
+
+
+class QueueTimeout(QueueFull):
+    """The request waited for RERANKER_QUEUE_TIMEOUT, or would have."""
+
+    code = "queue_timeout"
 
 
 class BodiesFull(RequestError):

@@ -47,7 +47,10 @@ class Health:
             "limits": {
                 "max_documents": self._settings.max_documents,
                 "max_body_bytes": self._settings.max_body_bytes,
+                "max_parallel": self._settings.max_parallel or self._settings.max_parallel_requests,
+                "max_queue": self._settings.max_queue_requests,
                 "max_queue_pairs": self._settings.max_queue_pairs,
+                "queue_timeout_seconds": self._settings.queue_timeout_seconds,
                 "request_timeout_seconds": self._settings.request_timeout_seconds,
             },
             "versions": library_versions(),

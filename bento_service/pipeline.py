@@ -170,6 +170,7 @@ class Pipeline:
         await self._admission.score(
             [tokens.pack() for pair in pairs for tokens in pair.windows],
             deadline=work.deadline,
+            place=work.place,
             wanted=lambda number: progress.wants(windows[number][0]),
             on_call=on_call,
         )

@@ -26,12 +26,7 @@ Int8Kernel = Literal["auto", "onednn", "bitsandbytes"]
 # Kubernetes sets these in every pod for a Service that is called `reranker`.
 _KUBERNETES = re.compile(r"RERANKER_(SERVICE_(HOST|PORT)|PORT(_|$))")
 _TEN_YEARS_SECONDS = 315_360_000
-NOT_YET = "is not offered by this version: unset it"
 REFUSED: Mapping[str, str] = {
-    "RERANKER_MAX_PARALLEL": NOT_YET,
-    "MAX_PARALLEL_REQUESTS": NOT_YET,
-    "RERANKER_MAX_QUEUE": f"{NOT_YET} (RERANKER_MAX_QUEUE_PAIRS bounds the queue)",
-    "RERANKER_QUEUE_TIMEOUT": f"{NOT_YET} (RERANKER_REQUEST_TIMEOUT bounds a request)",
     "ENABLE_TORCH_COMPILE": "has no effect here, because compiled forward passes were no faster (ADR 10): unset it",
     "MICRO_BATCH_WINDOW_MS": "has no effect here, because BentoML adapts the wait by itself: unset it",
 }
@@ -147,6 +142,30 @@ class Settings(BaseSettings):
         ge=1,
         validation_alias="RERANKER_MAX_QUEUE_PAIRS",
         description="Pairs that may wait or be under way per server, shared out among the entry workers; beyond it: 429 with Retry-After.",
+    )
+    max_queue_requests: int = Field(
+        1000,
+        ge=0,
+        validation_alias="RERANKER_MAX_QUEUE",
+        description="Requests that may wait for a model worker per server, shared out among the entry workers; beyond it: 429 with Retry-After. `0`: "
+        "what cannot begin at once is turned away.",
+    )
+    queue_timeout_seconds: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        validation_alias="RERANKER_QUEUE_TIMEOUT",
+        description="Seconds that a request may wait for a model worker: 429 with Retry-After to who has waited so long, and at once to who would.",
+    )
+    max_parallel: int | None = Field(
+        None,
+        ge=1,
+        validation_alias="RERANKER_MAX_PARALLEL",
+        description="Requests whose pairs are computed at the same time per server, shared out among the entry workers. Default: no such limit, since "
+        "requests take turns, and what is with a model worker is bounded by two of its batches.",
+    )
+    max_parallel_requests: int | None = Field(
+        None, ge=1, validation_alias="MAX_PARALLEL_REQUESTS", description="Another name of RERANKER_MAX_PARALLEL."
     )
     max_documents: int = Field(
         1000, ge=1, le=100_000, validation_alias="RERANKER_MAX_DOCUMENTS", description="Documents in one request, at most."
@@ -290,6 +309,13 @@ class Settings(BaseSettings):
             raise ValueError(message)
         return self
 
+    @model_validator(mode="after")
+    def _parallel_is_said_once(self) -> Self:
+        both = (self.max_parallel, self.max_parallel_requests)
+        if None not in both and both[0] != both[1]:
+            raise ValueError("MAX_PARALLEL_REQUESTS is another name of RERANKER_MAX_PARALLEL, and they differ: unset one")
+        return self
+
     @field_validator("redis_url")
     @classmethod
     def _is_redis(cls, value: SecretStr) -> SecretStr:
@@ -332,6 +358,17 @@ class Settings(BaseSettings):
     def queue_pairs_per_worker(self) -> int:
         """The share of one entry worker in RERANKER_MAX_QUEUE_PAIRS."""
         return max(1, self.max_queue_pairs // self.workers)
+
+    @property
+    def queue_requests_per_worker(self) -> int:
+        """The share of one entry worker in RERANKER_MAX_QUEUE; 0 stays 0."""
+        return -(-self.max_queue_requests // self.workers)
+
+    @property
+    def parallel_per_worker(self) -> int | None:
+        """The share of one entry worker in RERANKER_MAX_PARALLEL; None without a limit."""
+        most = self.max_parallel or self.max_parallel_requests
+        return most and max(1, most // self.workers)
 
     @property
     def pairs_per_key_per_worker(self) -> int:

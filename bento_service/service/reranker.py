@@ -15,7 +15,7 @@ from _bentoml_sdk import Service
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 
-from bento_service.admission import Admission
+from bento_service.admission import Admission, Bounds
 from bento_service.cache.connection import Connection
 from bento_service.cache.housekeeping import Housekeeping
 from bento_service.cache.local import LocalCache
@@ -74,7 +74,12 @@ class _Reranker:
         admission = Admission(
             self._links,
             entry_workers=SETTINGS.workers,
-            max_queue_pairs=SETTINGS.queue_pairs_per_worker,
+            bounds=Bounds(
+                pairs=SETTINGS.queue_pairs_per_worker,
+                requests=SETTINGS.queue_requests_per_worker,
+                parallel=SETTINGS.parallel_per_worker,
+                wait_seconds=SETTINGS.queue_timeout_seconds,
+            ),
             metrics=_ENTRY_METRICS,
         )
 

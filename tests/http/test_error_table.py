@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -88,6 +88,18 @@ def full_queue(service: Service) -> Iterator[None]:
     """Take every place in the queue."""
     with service.admission.place_for(QUEUE_PAIRS):
         yield
+
+
+@contextlib.contextmanager
+def slow_queue(service: Service) -> Iterator[None]:
+    """Let another request wait, and nobody for as long as it takes."""
+    bounds = service.admission._bounds
+    service.admission._bounds = replace(bounds, wait_seconds=0.01)
+    try:
+        with service.admission.place_for(32):
+            yield
+    finally:
+        service.admission._bounds = bounds
 
 
 def outcome(of_all: Outcome) -> Disturbance:
@@ -274,6 +286,14 @@ ROWS = [
         tei=(429, "Overloaded"),
         retry_after="200",
         disturbance=full_queue,
+    ),
+    Row(
+        "queue too long",
+        *(429, "queue_timeout", "the queue takes longer than RERANKER_QUEUE_TIMEOUT: try again after Retry-After seconds"),
+        kind="overloaded_error",
+        tei=(429, "Overloaded"),
+        retry_after="1",
+        disturbance=slow_queue,
     ),
     Row(
         "model worker down",

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
-from bento_service.admission import Admission
+from bento_service.admission import Admission, Bounds, Place
 from bento_service.metrics import EntryMetrics
 from bento_service.model_info import ModelInfo
 from bento_service.pairs import Outcome, PairScore
@@ -44,10 +44,10 @@ class FakeLink:
         return numbers
 
 
-def make_admission(metrics: EntryMetrics, *links: FakeLink, workers: int = 2, most: int = 10_000) -> Admission:
+def make_admission(metrics: EntryMetrics, *links: FakeLink, workers: int = 2, most: int = 10_000, **bounds: Any) -> Admission:
     """Make an admission that prefers the first of equal links; one call of 32 pairs at a time, unless told otherwise."""
-    admission = Admission(cast("Any", links), entry_workers=workers, max_queue_pairs=most, metrics=metrics)
-    admission._sent_pairs = dict.fromkeys(cast("Any", links), 0)
+    admission = Admission(cast("Any", links), entry_workers=workers, bounds=Bounds(pairs=most, **bounds), metrics=metrics)
+    admission._turns._sent_pairs = dict.fromkeys(cast("Any", links), 0)
     return admission
 
 
@@ -56,8 +56,9 @@ def ask(admission: Admission, count: int, start: int = 0, *, seconds: float = 60
     blobs = [str(number).encode() for number in range(start, start + count)]
 
     async def placed() -> list[float]:
-        with admission.place_for(count):
-            return [score.raw for score in await admission.score(blobs, deadline=time.monotonic() + seconds)]
+        place = Place()
+        with admission.place_for(count, place):
+            return [score.raw for score in await admission.score(blobs, deadline=time.monotonic() + seconds, place=place)]
 
     return asyncio.create_task(placed())
 
@@ -65,8 +66,9 @@ def ask(admission: Admission, count: int, start: int = 0, *, seconds: float = 60
 def assert_idle(admission: Admission, metrics: EntryMetrics) -> None:
     """Everything that was taken has been given back."""
     assert admission.queued_pairs == 0
-    assert set(admission._under_way.values()) == {0}
-    assert not admission._turns
+    assert set(admission._turns._under_way.values()) == {0}
+    assert not admission._turns._queue
+    assert (admission._waiting_requests, admission._waiting_first_pairs) == (0, 0)
     assert not admission._calls
     assert (metrics.requests_waiting._value.get(), metrics.requests_active._value.get()) == (0, 0)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from parts import FakeLink, ask, assert_idle, make_admission, played
 
-from bento_service.admission import MAX_CALL_PAIRS
+from bento_service.call_turns import MAX_CALL_PAIRS
 from bento_service.errors import DeadlinePassed, ScorerFailed
 from bento_service.metrics import EntryMetrics
 from bento_service.pairs import Outcome, PairScore
@@ -61,7 +61,7 @@ async def test_what_is_under_way_fills_a_worker_s_share_and_no_more(
     under_way = []
     for _ in range(sum(-(-size // call_pairs) for size in sizes)):
         await link.answer()
-        under_way.append(admission._under_way[cast("Any", link)])
+        under_way.append(admission._turns._under_way[cast("Any", link)])
     assert await asyncio.gather(*asked) == [list(range(size)) for size in sizes]
     assert most - call_pairs < max(under_way) <= most
     assert_idle(admission, entry_metrics)

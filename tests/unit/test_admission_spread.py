@@ -10,7 +10,8 @@ from typing import Any, cast
 import pytest
 from parts import FakeLink, ask, assert_idle, make_admission, played
 
-from bento_service.admission import MAX_CALL_PAIRS, Admission
+from bento_service.admission import Admission, Bounds
+from bento_service.call_turns import MAX_CALL_PAIRS
 from bento_service.errors import QueueFull, ScorerDown, ScorerFailed
 from bento_service.metrics import EntryMetrics
 from bento_service.pairs import Outcome, PairScore
@@ -31,7 +32,7 @@ class ReadyLink(FakeLink):
 
 def _as_made(metrics: EntryMetrics, *links: FakeLink) -> Admission:
     """Make an admission whose start is the random one."""
-    return Admission(cast("Any", links), entry_workers=1, max_queue_pairs=10_000, metrics=metrics)
+    return Admission(cast("Any", links), entry_workers=1, bounds=Bounds(pairs=10_000), metrics=metrics)
 
 
 @played

@@ -82,7 +82,7 @@ async def test_who_comes_while_another_one_s_work_is_dropped_begins_anew(server:
     leaving.cancel()
     await asyncio.wait({leaving})
     coming = server.ask("b")
-    await until(lambda: server.admission._turns)
+    await until(lambda: server.admission._turns._queue)
     first.answer()
     assert await server.answer() == ["b"]
     assert astuple((await coming).cache) == (0, 1, 0)

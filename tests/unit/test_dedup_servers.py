@@ -78,7 +78,7 @@ async def test_servers_share_what_overlaps(servers: list[Server], dedup_redis: R
     asked = [first.ask("a"), second.ask("b")]
     calls = [await server.link.calls.get() for server in (first, second)]
     asked += [first.ask("c", "a", "b"), second.ask("d", "b", "a")]
-    await until(lambda: first.admission._turns and second.admission._turns)
+    await until(lambda: first.admission._turns._queue and second.admission._turns._queue)
     for call in calls:
         call.answer()
     assert [await first.answer(), await second.answer()] == [["c"], ["d"]]

@@ -22,6 +22,7 @@ STATUS_AND_KIND = {
     "body_too_large": (413, "invalid_request_error"),
     "unsupported_media_type": (415, "invalid_request_error"),
     "queue_full": (429, "overloaded_error"),
+    "queue_timeout": (429, "overloaded_error"),
     "scoring_failed": (500, "server_error"),
     "scorer_down": (503, "overloaded_error"),
     "deadline_passed": (504, "timeout_error"),
@@ -67,7 +68,7 @@ def test_codes_statuses_and_types_stay_as_they_are() -> None:
 def test_only_what_may_be_tried_again_soon_is_drawn_with_retry_after() -> None:
     """429 and 503 carry Retry-After; 500 and 504 do not invite a storm."""
     lines = [line for line in (errors.__doc__ or "").splitlines() if "Retry-After" in line]
-    assert [re.findall(r"\d{3}", line) for line in lines] == [["429"]] * 3 + [["503"]]
+    assert [re.findall(r"\d{3}", line) for line in lines] == [["429"]] * 4 + [["503"]]
 
 
 def test_an_error_carries_what_its_answer_needs() -> None:

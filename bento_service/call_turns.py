@@ -1,0 +1,127 @@
+"""Whose call goes to which Scorer next.
+
+Calls take turns in the order they come, and only a running and a waiting Scorer batch are under way, so that what is dropped, late or new
+is dropped, late or next where it waits, and not in BentoML's queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from bento_service.errors import ScorerDown
+from bento_service.scorer_link import ScorerLink
+
+MAX_CALL_PAIRS = 32
+_BATCHES_UNDER_WAY = 2
+
+
+@dataclass(frozen=True, slots=True)
+class CallTurn:
+    """A call's turn. size: pairs · first: of its request · given: the Scorer that it may go to."""
+
+    size: int
+    first: bool
+    given: asyncio.Future[ScorerLink]
+
+    @property
+    def link(self) -> ScorerLink:
+        """The Scorer, once the turn has come."""
+        return self.given.result()
+
+
+class CallTurns:
+    """Hands calls to the Scorer that has the least under way. entry_workers: how many processes share the Scorers."""
+
+    def __init__(self, links: Sequence[ScorerLink], *, entry_workers: int) -> None:
+        self._links = links
+        self._entry_workers = entry_workers
+        self._under_way = dict.fromkeys(links, 0)
+        # Breaks ties, so that sequential requests use every Scorer; a random start, since entry workers do not know of each other.
+        self._sent_pairs = {link: random.randrange(MAX_CALL_PAIRS) for link in links}  # noqa: S311  no secret
+        self._queue: deque[CallTurn] = deque()
+
+    @property
+    def under_way_pairs(self) -> int:
+        """Pairs that are with a Scorer."""
+        return sum(self._under_way.values())
+
+    @property
+    def pairs_per_second(self) -> float:
+        """Add up the measured speeds and take a share of one entry worker; 0 while they are unknown."""
+        return sum(link.pairs_per_second for link in self._links if link.up) / self._entry_workers
+
+    @property
+    def call_pairs(self) -> int:
+        """Pairs of a call: at most 32, and less where a slow model takes half a second for fewer."""
+        slowest = min((link.batch_pairs for link in self._links if link.up), default=MAX_CALL_PAIRS)
+        return max(1, min(MAX_CALL_PAIRS, slowest))
+
+    @property
+    def up(self) -> bool:
+        """Whether a Scorer answers."""
+        return any(link.up for link in self._links)
+
+    def waiting(self) -> Iterator[CallTurn]:
+        """Go through the turns that have not come."""
+        return (turn for turn in self._queue if not turn.given.done())
+
+    def has_room(self, size: int) -> bool:
+        """Tell whether a call of so many pairs would have its turn at once."""
+        return not self._queue and self._room_for(size) is not None
+
+    async def take(self, size: int, *, first: bool = False) -> CallTurn:
+        """Wait for a turn; it is to be given back. Raises ScorerDown when the last Scorer goes away."""
+        turn = CallTurn(size, first, asyncio.get_running_loop().create_future())
+        self._queue.append(turn)
+        self._hand_out()
+        try:
+            await turn.given
+        except asyncio.CancelledError:
+            if turn.given.done() and not turn.given.cancelled() and turn.given.exception() is None:
+                self.give_back(turn.link, size)
+            turn.given.cancel()
+            raise
+        return turn
+
+    def give_back(self, link: ScorerLink, size: int) -> None:
+        """End what a turn was taken for, or a part of it."""
+        self._under_way[link] -= size
+        self._hand_out()
+
+    def wake(self) -> None:
+        """Look again: a Scorer came or went."""
+        # A Scorer that was away catches up with the count here, or it would get every tie until it has.
+        least = max(self._sent_pairs.values(), default=0) - MAX_CALL_PAIRS
+        self._sent_pairs = {link: max(sent, least) for link, sent in self._sent_pairs.items()}
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Give turns while there is room; without a Scorer nobody gets one."""
+        if not self.up:
+            for turn in self.waiting():
+                turn.given.set_exception(
+                    ScorerDown("the model went away: try again after Retry-After seconds", retry_after_seconds=5)
+                )
+        while self._queue:
+            turn = self._queue[0]
+            if not turn.given.done():
+                link = self._room_for(turn.size)
+                if link is None:
+                    return
+                self._under_way[link] += turn.size
+                self._sent_pairs[link] += turn.size
+                turn.given.set_result(link)
+            self._queue.popleft()
+
+    def _room_for(self, size: int) -> ScorerLink | None:
+        open_links = [link for link in self._links if link.up and self._has_room(link, size)]
+        return min(open_links, key=lambda link: (self._under_way[link], self._sent_pairs[link]), default=None)
+
+    def _has_room(self, link: ScorerLink, size: int) -> bool:
+        share = _BATCHES_UNDER_WAY * link.batch_pairs / self._entry_workers
+        under_way = self._under_way[link]
+        return under_way == 0 or under_way + size <= share
