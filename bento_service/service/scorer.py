@@ -22,7 +22,7 @@ from bento_service.errors import DeviceLost
 from bento_service.metrics import ScorerMetrics
 from bento_service.scorer_link import ScorerStatus
 from bento_service.service.startup import INFO, SCORER_COUNT, SETTINGS, TAG, give_up, ready_file
-from bento_service.settings import SCORER_ENVIRONMENT
+from bento_service.settings import scorer_environment
 
 logger = logging.getLogger("bentoml.reranker")
 
@@ -103,7 +103,7 @@ def scorer_service(index: int) -> Any:
         runner_connection={"max_requests": _NEVER, "max_age": float(_NEVER)},
         metrics={"enabled": False},
         logging={"access": {"enabled": False}},
-        envs=[{"name": name, "value": value} for name, value in SCORER_ENVIRONMENT.items()],
+        envs=[{"name": name, "value": value} for name, value in scorer_environment().items()],
     )(Scorer)
 
 
