@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -190,6 +191,7 @@ def main() -> None:
     parser.add_argument("--direct", choices=(*PRECISIONS, CEILING), help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the server ends with this process
     if options.direct == CEILING:
         from ceiling import ceilings
 
