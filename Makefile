@@ -28,7 +28,7 @@ SAVE := $(BIN)/python -m model_store_scripts.save_model --quantization $(SAVED) 
 	$(if $(ACTIVATION),--activation $(ACTIVATION)) $(if $(TEMPLATE),--template "$(TEMPLATE)") $(if $(TRUST_REMOTE_CODE),--trust-remote-code)
 # Whether the built-in model is in the store: in the precision asked for, or in any.
 BUILTIN := $(BENTOML_STORE)/all-minilm-l6-v2
-BUILTIN_SAVED = $(wildcard $(if $(filter auto,$(SAVED)),$(BUILTIN)/latest $(BUILTIN)-*/latest,$(BUILTIN)$(if $(filter-out none,$(SAVED)),-$(SAVED))/latest))
+BUILTIN_SAVED = $(wildcard $(if $(filter auto,$(SAVED)),$(foreach variant,/latest -int8/latest -bf16/latest -fp16/latest,$(BUILTIN)$(variant)),$(BUILTIN)$(if $(filter-out none,$(SAVED)),-$(SAVED))/latest))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev setup-fuzz setup-clients setup-peers model models verify serve build lint test chromium test-browser readme cache-clear bench bench-cache bench-dialects engines cache-layouts cache-faults hostile cache-property fuzz replay evaluate compare quality starts endurance clean

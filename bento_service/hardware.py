@@ -6,7 +6,9 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pynvml
 
@@ -50,7 +52,9 @@ def _nvml() -> Iterator[None]:
 
 
 def gpu_count() -> int:
-    """Count the GPUs a worker may use; 0 where there is no driver."""
+    """Count the GPUs a worker may use; 0 where there is no driver, or torch is one for CPUs."""
+    if version("torch").endswith("+cpu"):
+        return 0
     visible = visible_gpus()
     if visible is not None:
         return len(visible)
@@ -65,9 +69,15 @@ def gpu_multiplies_bf16() -> bool:
     """Tell whether the first GPU is of a generation that does (8.0, Ampere, or later)."""
     try:
         with _nvml():
-            return tuple(pynvml.nvmlDeviceGetCudaComputeCapability(pynvml.nvmlDeviceGetHandleByIndex(0))) >= CUDA_BF16_CAPABILITY
+            return tuple(pynvml.nvmlDeviceGetCudaComputeCapability(_first_gpu())) >= CUDA_BF16_CAPABILITY
     except pynvml.NVMLError:
         return True
+
+
+def _first_gpu() -> Any:
+    """Find the first GPU a worker may use, which CUDA_VISIBLE_DEVICES may name by number or UUID."""
+    first = (visible_gpus() or ["0"])[0].strip()
+    return pynvml.nvmlDeviceGetHandleByIndex(int(first)) if first.isdigit() else pynvml.nvmlDeviceGetHandleByUUID(first)
 
 
 def fast_precisions(device: str) -> list[Quantization]:

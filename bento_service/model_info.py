@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from bento_service.errors import ModelError
 from bento_service.settings import Quantization
 
+# Part of every version in the store: one more when what save_model writes changes, int8's recipe and its texts included.
 FORMAT_VERSION = 2
 MODULE = "reranker"
 TOKENIZER_FILE = "tokenizer.json"
@@ -50,10 +51,10 @@ class ModelInfo(BaseModel):
     architecture: str
     quantization: Quantization
     dtype: str
-    # The largest difference of a golden pair's score, 0..1, from full precision, when the variant was saved.
-    drift: float = 1.0
+    # The largest difference of a golden pair's score, 0..1, from full precision, when the variant was saved; None where it was not measured.
+    drift: float | None = None
     # How alike the orders are that the variant and full precision give 32 pairs: Kendall's tau, 1 at best.
-    order: float = -1.0
+    order: float | None = None
     max_length: int
     activation: Activation
     uses_token_types: bool
@@ -87,7 +88,9 @@ class ModelInfo(BaseModel):
         """Whether the scores are near enough to full precision for nobody to have asked for this variant."""
         if self.quantization == "none":
             return True
-        return self.drift <= DRIFT_BOUND.get(self.quantization, 1.0) and self.order >= ORDER_BOUND
+        if self.drift is None or self.order is None:
+            return False
+        return self.drift <= DRIFT_BOUND.get(self.quantization, 0.0) and self.order >= ORDER_BOUND
 
     def prompt_for(self, instruction: str | None) -> str:
         """Return what stands before a query; an instruction takes the place of the model's own."""

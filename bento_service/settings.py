@@ -37,13 +37,18 @@ REFUSED: Mapping[str, str] = {
 # And oneDNN remembers a kernel for each shape it has seen, 1,024 of them in two places: packed batches are hardly ever of one shape, and
 # a Scorer of 0.6 GB grew to 1.7 GB within 6,000 pairs; with 32 it stayed where it was, at the same speed.
 # And glibc's allocator keeps what a forward pass frees instead of asking the system for it anew: padded models gain up to 60 % (ADR 10).
-SCORER_ENVIRONMENT: Mapping[str, str] = {
+_SCORER_ENVIRONMENT: Mapping[str, str] = {
     "GOMP_SPINCOUNT": "10000",
     "LRU_CACHE_CAPACITY": "32",
     "MALLOC_MMAP_THRESHOLD_": "33554432",
     "MALLOC_TRIM_THRESHOLD_": "134217728",
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
 }
+
+
+def scorer_environment() -> dict[str, str]:
+    """Return the variables that a Scorer is started with beside the server's own; the operator's values win."""
+    return {name: os.environ.get(name, value) for name, value in _SCORER_ENVIRONMENT.items()}
 
 
 class Settings(BaseSettings):
@@ -60,7 +65,7 @@ class Settings(BaseSettings):
         "auto",
         validation_alias="QUANTIZATION",
         description="Which saved variant of RERANKER_MODEL is served: `none` (full precision), `bf16`, `fp16`, `int8` or `nf4`, or `auto`: the fastest one that "
-        "is saved and that this machine multiplies natively (int8 where it keeps its quality bound, then bf16); one in full precision is cast at load.",
+        "is saved and that this machine multiplies natively (int8 where it keeps its quality bound, then bf16).",
     )
     strict_quantization: bool = Field(
         default=False,

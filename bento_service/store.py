@@ -5,13 +5,18 @@ BentoML resolves "x:latest" anew at every import, so that a newer save would sil
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 import yaml
 
 from bento_service.errors import ModelError
+from bento_service.model_info import ModelInfo
 from bento_service.settings import Quantization, Settings
+
+T = TypeVar("T")
 
 BUILTIN_NAME = "all-minilm-l6-v2"
 
@@ -26,6 +31,18 @@ def variants(model: str) -> list[str]:
     name, _, version = model.partition(":")
     names = dict.fromkeys(variant_name(name, quantization) for quantization in get_args(Quantization))
     return [f"{each}:{version}" if version else each for each in names]
+
+
+def preferred(saved: Sequence[tuple[T, ModelInfo]], precisions: Sequence[Quantization]) -> tuple[T, ModelInfo]:
+    """Pick of a model's saved variants the fastest one that keeps its bound, or else the most faithful one.
+
+    saved: one at least · precisions: those that pay here, the fastest first.
+    """
+    ranks = {quantization: rank for rank, quantization in enumerate([*precisions, "none"])}
+    within = [pair for pair in saved if pair[1].quantization in ranks and pair[1].keeps_bound]
+    if within:
+        return min(within, key=lambda pair: ranks[pair[1].quantization])
+    return min(saved, key=lambda pair: math.inf if pair[1].drift is None else pair[1].drift)
 
 
 def wanted_tag(settings: Settings) -> str:

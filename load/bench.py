@@ -1,7 +1,7 @@
 """Speed of the scorer called directly and over HTTP, alternating, in one run: `make bench`.
 
 Direct: one process, 20 and 160 pairs a call, fp32, bf16 and int8, with texts in and scores out, and with token ids in. HTTP: a real `bentoml serve`,
-8 clients x 20 documents, all text new. The model is the MiniLM-L6 cross-encoder shape with random weights
+8 clients x 20 documents, all text new. Beside them the speed of the matrix products alone. The model is the MiniLM-L6 cross-encoder shape with random weights
 (speed does not depend on them) and the built-in model's tokenizer. Machines are shared: compare ratios.
 """
 
@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -31,6 +32,7 @@ CLIENTS, DOCUMENTS = 8, 20
 CALL_SIZES = (20, 160)
 PRECISIONS = ("none", "bf16", "int8")
 LABELS = ("fp32", "bf16", "int8")
+CEILING = "ceiling"
 
 
 def make_model(home: Path) -> None:
@@ -82,9 +84,9 @@ def direct(quantization: str, seconds: float, seed: int) -> dict[str, dict[str, 
     return figures
 
 
-def direct_in_own_process(quantization: str, seconds: float, seed: int) -> dict[str, dict[str, float]]:
-    """Run direct() in a fresh process with a Scorer's environment, as a Scorer is one."""
-    from bento_service.settings import SCORER_ENVIRONMENT
+def in_own_process(quantization: str, seconds: float, seed: int) -> dict[str, dict[str, float]]:
+    """Run direct(), or for `ceiling` the matrix products alone, in a fresh process with a Scorer's environment, as a Scorer is one."""
+    from bento_service.settings import scorer_environment
 
     command = [sys.executable, __file__, "--direct", quantization, "--seconds", str(seconds), "--seed", str(seed)]
     return json.loads(
@@ -94,7 +96,7 @@ def direct_in_own_process(quantization: str, seconds: float, seed: int) -> dict[
             stdout=subprocess.PIPE,
             text=True,
             cwd=REPOSITORY,
-            env={**SCORER_ENVIRONMENT, **os.environ, "QUANTIZATION": quantization},
+            env={**os.environ, **scorer_environment(), "QUANTIZATION": "auto" if quantization == CEILING else quantization},
         ).stdout.splitlines()[-1]
     )
 
@@ -118,12 +120,16 @@ def run(rounds: int, seconds: float) -> dict[str, object]:
     os.environ["BENTOML_HOME"] = str(home)
     try:
         make_model(home)
-        raw: dict[str, list[dict[str, object]]] = {f"{kind} {label}": [] for kind in ("direct", "http") for label in LABELS}
+        raw: dict[str, list[dict[str, object]]] = {f"{kind} {label}": [] for kind in ("direct", "http") for label in LABELS} | {
+            CEILING: []
+        }
         from servers import Server
 
         for turn in range(rounds):
+            raw[CEILING].append(in_own_process(CEILING, seconds, turn))
+            print(json.dumps({"round": turn, CEILING: raw[CEILING][-1]}), flush=True)
             for quantization, label in zip(PRECISIONS, LABELS, strict=True):
-                raw[f"direct {label}"].append(direct_in_own_process(quantization, seconds, 1000 * turn))
+                raw[f"direct {label}"].append(in_own_process(quantization, seconds, 1000 * turn))
                 with Server(home, RERANKER_MODEL=NAME, QUANTIZATION=quantization) as server:
                     over_http(server.port, 3, 1000 * turn + 500)
                     raw[f"http {label}"].append(over_http(server.port, seconds, 1000 * turn + 100))
@@ -159,7 +165,11 @@ def summary(raw: dict[str, list[dict[str, object]]]) -> dict[str, object]:
             "direct_pairs_per_second_at_160": round(direct_160, 1),
             "direct_tokens_per_second_at_20": round(median(f"direct {label}", "20", "tokens_per_second")),
             "direct_tokens_per_second_at_160": round(median(f"direct {label}", "160", "tokens_per_second")),
-            "direct_tokens_per_second_at_160_from_ids": round(median(f"direct {label}", "160", "tokens_per_second_from_ids")),
+            "direct_tokens_per_second_at_160_from_ids": round(
+                from_ids := median(f"direct {label}", "160", "tokens_per_second_from_ids")
+            ),
+            "matrix_products_alone_tokens_per_second": round(ceiling := median(CEILING, label)),
+            "direct_at_160_from_ids_over_matrix_products": round(from_ids / ceiling, 3),
             "http_pairs_per_second": round(http, 1),
             "http_tokens_per_second": round(median(f"http {label}", "tokens_per_second")),
             "http_p50_ms": round(median(f"http {label}", "p50_ms")),
@@ -178,10 +188,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement")
-    parser.add_argument("--direct", choices=PRECISIONS, help=argparse.SUPPRESS)
+    parser.add_argument("--direct", choices=(*PRECISIONS, CEILING), help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.direct:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the server ends with this process
+    if options.direct == CEILING:
+        from ceiling import ceilings
+
+        print(json.dumps(ceilings()))
+    elif options.direct:
         print(json.dumps(direct(options.direct, options.seconds, options.seed)))
     else:
         print(json.dumps(run(options.rounds, options.seconds), indent=1))

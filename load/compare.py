@@ -1,7 +1,7 @@
 """The service in each precision beside sentence-transformers and Infinity, in one run: `make compare` (`BENCH_ARGS=--quick` for five minutes).
 
 All serve the same MiniLM-L6 cross-encoder shape with random weights (speed does not depend on them) and get the same new texts,
-one server at a time, in turns (A B C A B C), while the others idle. Machines are shared: compare ratios.
+all on the CPU, one server at a time, in turns (A B C A B C), while the others idle. Machines are shared: compare ratios.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def own_system(home: Path, source: Path, precision: Quantization, running: conte
         print(f"{precision} is left out: {error}", flush=True)
         return None
     with contextlib.ExitStack() as started:
-        server = started.enter_context(Server(home, RERANKER_MODEL=NAME, QUANTIZATION=precision))
+        server = started.enter_context(Server(home, RERANKER_MODEL=NAME, QUANTIZATION=precision, RERANKER_DEVICE="cpu"))
         model = server.get("/health").json()["model"]
         if model["quantization"] != precision:
             print(f"{precision} is left out: {model['precision_reason']}", flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -44,6 +45,11 @@ def make_source(home: Path, shape: str = "minilm-l6") -> Path:
     builtin = find_source("builtin", None).folder
     for name in _FILES:
         shutil.copy(builtin / name, folder)
+    config = SHAPES[shape]()
+    if config.type_vocab_size == 1:  # where a pair's texts have no types
+        told = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        told |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
+        (folder / "tokenizer_config.json").write_text(json.dumps(told), encoding="utf-8")
     torch.manual_seed(0)
-    AutoModelForSequenceClassification.from_config(SHAPES[shape]()).save_pretrained(folder)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
     return folder

@@ -70,14 +70,14 @@ def measure(shape: str, precisions: Sequence[str], rounds: int) -> list[dict[str
             offered += [] if problem else [precision]
         runs: dict[str, list[dict[str, Any]]] = {precision: [] for precision in offered}
         for _ in range(rounds):
-            for precision in offered:
-                runs[precision].append(start(home, precision))
-                print(json.dumps({"shape": shape, "precision": precision, **runs[precision][-1]}), flush=True)
-    return [
-        {"shape": shape, "precision": precision, "starts": starts}
-        for precision, starts in runs.items()
-        if starts[0]["quantization"] == precision
-    ]
+            for precision in list(runs):
+                figures = start(home, precision)
+                print(json.dumps({"shape": shape, "precision": precision, **figures}), flush=True)
+                if figures["quantization"] == precision:
+                    runs[precision].append(figures)
+                else:
+                    del runs[precision]  # it runs as another here
+    return [{"shape": shape, "precision": precision, "starts": starts} for precision, starts in runs.items()]
 
 
 def markdown(result: dict[str, Any]) -> str:

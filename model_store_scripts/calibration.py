@@ -1,8 +1,8 @@
-"""Texts that int8 is fitted to and that every precision is to put in order: many subjects, lengths and languages, none of them in the golden set."""
+"""Texts that int8 is fitted to, and others that every precision is to put in order: many subjects, lengths and languages, none in the golden set."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from model_store_scripts.golden import reference_score
@@ -44,9 +44,33 @@ _TEXTS = (
 )  # fmt: skip
 
 
-# Every query with its own document and with that of another.
-PAIRS = tuple(pair for number, (query, own) in enumerate(_TEXTS) for pair in ((query, own), (query, _TEXTS[number - 1][1])))
-ORDERED = (*PAIRS[::4], *PAIRS[3::4])  # half of them: own and others' documents by turns
+_UNSEEN = (
+    ("how to descale a kettle", "Fill it half with water and half with vinegar, bring it to the boil, wait twenty minutes, pour it out and rinse twice."),
+    ("largest moon of saturn", "Titan is wider than the planet Mercury and the only moon with a dense atmosphere; methane rains into its lakes."),
+    ("git undo last commit", "git reset --soft HEAD~1 takes the commit back and leaves its changes staged; git revert adds a commit that undoes it."),
+    ("inflation rate definition", "The annual change of a price index in per cent. At 2.1% a basket that cost EUR 100.00 a year ago costs EUR 102.10 today."),
+    ("warum ist der Himmel blau", "Kurzwelliges Licht wird an den Molekülen der Luft stärker gestreut als langwelliges, deshalb erreicht uns aus allen Richtungen Blau."),
+    ("quand planter les tomates", "Après les dernières gelées, à la mi-mai dans le nord; enterrez la tige jusqu'aux premières feuilles et arrosez au pied."),
+    ("qué es la fotosíntesis", "Proceso por el cual las plantas convierten agua y dióxido de carbono en glucosa y oxígeno con la energía de la luz."),
+    ("富士山の高さ", "富士山は静岡県と山梨県にまたがる標高3776メートルの活火山で、日本で最も高い山です。"),
+    ("한글은 언제 만들어졌나", "한글은 1443년에 세종대왕이 만들어 1446년에 훈민정음이라는 이름으로 반포한 문자이다."),
+    ("null pointer exception java", 'Exception in thread "main" java.lang.NullPointerException: Cannot invoke "String.length()" because "<local1>" is null at Main.main(Main.java:7)'),
+    ("notice period tenancy", "The tenant shall give no less than one (1) calendar month's notice in writing, to expire at the end of a rental period (cl. 12.3)."),
+    ("dose of paracetamol for adults", "500 mg to 1 g every four to six hours, no more than 4 g in 24 hours; less with liver disease or below 50 kg."),
+    ("weather tomorrow", "no"),
+    ("who painted guernica", "Pablo Picasso painted it in Paris in 1937, after the bombing of the town; it has hung in Madrid since 1981. " * 4),
+    ("sql left join vs inner join", "SELECT c.name, o.id FROM customers c LEFT JOIN orders o ON o.customer_id = c.id WHERE o.id IS NULL;"),
+    ("battery life of the headset", "Up to 30 h (noise cancelling off), 22 h on; 10 minutes of charging give 5 hours. USB-C, 2.5 W."),
+)  # fmt: skip
+
+
+def _crossed(texts: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Pair every query with its own document and with that of another."""
+    return tuple(pair for number, (query, own) in enumerate(texts) for pair in ((query, own), (query, texts[number - 1][1])))
+
+
+PAIRS = _crossed(_TEXTS)
+ORDERED = _crossed(_UNSEEN)
 
 
 def score_texts(model: Any, findings: Findings, pairs: Iterable[tuple[str, str]] = PAIRS) -> list[float]:

@@ -56,8 +56,12 @@ def save_fastest(model: str, *, device: str = "auto", **options: Any) -> str:
         info = ModelInfo.from_metadata(find_entry(tag).info.metadata, tag)
         if info.keeps_bound:
             return tag
-        strays = f"{tag} strays by {info.drift:.3f} from full precision and keeps its order to {info.order:.2f} of 1"
-        print(f"note: {strays}, which is beyond {quantization}'s bounds: another precision is saved", file=sys.stderr)
+        if info.drift is None:
+            strays = f"{tag} was saved where {quantization} cannot run, so that nobody knows how near it is to full precision"
+        else:
+            strays = f"{tag} strays by {info.drift:.3f} from full precision and keeps its order to {info.order:.2f} of 1"
+            strays += f", which is beyond {quantization}'s bounds"
+        print(f"note: {strays}: another precision is saved", file=sys.stderr)
     raise unreachable or ModelError("the model keeps no precision's bound: save it with --quantization none")
 
 

@@ -6,6 +6,7 @@ Each one's forward() takes x of shape (..., n_in) and returns shape (..., n_out)
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal
 
 import torch
@@ -49,7 +50,14 @@ class OneDnnLinear(torch.nn.Module):
 
 def dense_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> PlainLinear | OneDnnLinear:
     """Make the layer that is fast on the weight's device."""
-    return OneDnnLinear(weight, bias) if weight.device.type == "cpu" and has_onednn() else PlainLinear(weight, bias)
+    fast = weight.device.type == "cpu" and has_onednn() and weight.dtype in _onednn_dtypes()
+    return OneDnnLinear(weight, bias) if fast else PlainLinear(weight, bias)
+
+
+@cache
+def _onednn_dtypes() -> set[torch.dtype]:
+    """Name what oneDNN multiplies on this CPU, be it by emulating bf16; fp16 is never fast on one."""
+    return {torch.float32, torch.bfloat16} if torch.ops.mkldnn._is_mkldnn_bf16_supported() else {torch.float32}  # noqa: SLF001
 
 
 def bytes_of(*tensors: torch.Tensor | None) -> int:

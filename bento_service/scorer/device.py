@@ -52,21 +52,18 @@ def choose_device(asked: Literal["auto", "cpu", "cuda", "mps"], index: int) -> t
 def choose_precision(asked: str, saved: Quantization, device: torch.device, *, int8_kernel: Int8Kernel = "auto") -> Precision:
     """Pick what really runs of a variant that is saved as `saved`; what cannot run here falls back, and says so.
 
-    asked: `auto`, or the same as `saved`. `auto` has picked the variant already, and may still cast one in full precision.
+    asked: `auto`, or the same as `saved`; `auto` has picked the variant already.
     """
     if saved in ("int8", "nf4"):
         return _quantised(asked, saved, device, int8_kernel)
     native_bf16 = multiplies_bf16(device)
-    if asked == "auto" and saved == "none":
-        effective, reason = _cast(device)
-        return Precision(asked, effective, reason, DTYPES[effective])
     if saved == "bf16" and not native_bf16:
         effective, lacks = _cast(device)
         reason = f"{_asked(asked, saved)}, but this {device.type} only emulates it: {lacks}"
-        return Precision(asked, effective, reason, DTYPES[effective], fell_back=asked != "auto")
+        return Precision(asked, effective, reason, DTYPES[effective], fell_back=True)
     if saved == "fp16" and device.type == "cpu":
         reason = f"{_asked(asked, saved)}, but CPUs only emulate it: fp32 is faster"
-        return Precision(asked, "none", reason, torch.float32, fell_back=asked != "auto")
+        return Precision(asked, "none", reason, torch.float32, fell_back=True)
     reason = "as asked" if asked != "auto" else f"the fastest saved variant for this {device.type}"
     return Precision(asked, saved, reason, DTYPES[saved])
 
@@ -86,8 +83,10 @@ def _quantised(asked: str, saved: Literal["int8", "nf4"], device: torch.device, 
         lacks = "this CPU has no instructions for int8 (VNNI, AMX), or torch no oneDNN"
     elif saved == "int8" and int8_kernel == "onednn":
         lacks = "oneDNN multiplies it on CPUs alone"
-    elif asked == "auto":
-        lacks = f"here it would save memory and cost speed (QUANTIZATION={saved} asks for it)"
+    elif saved == "int8" and asked == "auto":
+        # Nothing is lost: it was saved for a CPU, and what it is unpacked to is faster here and as near to full precision.
+        reason = f"int8 is what is saved, but on {device.type} it would cost speed: its weights are unpacked (QUANTIZATION=int8 keeps them)"
+        return Precision(asked, effective, reason, dtype)
     elif device.type not in ("cpu", "cuda"):
         lacks = f"bitsandbytes does not run on {device.type}"
     elif not has_bitsandbytes():
@@ -97,7 +96,7 @@ def _quantised(asked: str, saved: Literal["int8", "nf4"], device: torch.device, 
             asked, saved, f"as asked, by bitsandbytes on {device.type}: for memory, not for speed", dtype, "bitsandbytes"
         )
     reason = f"{_asked(asked, saved)}, but {lacks}: its weights are unpacked"
-    return Precision(asked, effective, reason, dtype, fell_back=asked != "auto")
+    return Precision(asked, effective, reason, dtype, fell_back=True)
 
 
 def _cast(device: torch.device) -> tuple[Literal["none", "fp16", "bf16"], str]:

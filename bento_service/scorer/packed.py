@@ -64,6 +64,7 @@ FAMILIES: Mapping[str, Family] = {
     "electra": _BERT,
     "distilbert": _DISTILBERT,
 }
+_WIDEST_HEAD = 256
 _POSITIONS_AFTER_PADDING = {"roberta", "xlm-roberta", "camembert"}
 
 
@@ -76,8 +77,9 @@ def runs_packed(config: Any, device: torch.device, dtype: torch.dtype) -> bool:
         and getattr(config, "position_embedding_type", None) in (None, "absolute")
     )
     if device.type == "cuda":
-        # The GPUs that multiply bf16 are those that flash attention runs on.
-        return known and dtype != torch.float32 and multiplies_bf16(device)
+        # Flash attention is for 16 bits, for the GPUs that multiply bf16, and for these widths of a head.
+        width = config.hidden_size // config.num_attention_heads
+        return known and dtype != torch.float32 and multiplies_bf16(device) and width % 8 == 0 and width <= _WIDEST_HEAD
     return known and device.type == "cpu"
 
 
@@ -237,5 +239,9 @@ def _feed_forward(up: Any, down: Any, dtype: torch.dtype) -> Int8FeedForward | _
 
 
 def _pool(hidden: torch.Tensor, packing: Packing, pooling: Pooling | None) -> torch.Tensor:
-    sequences = torch.split(hidden, packing.lengths.tolist())
-    return torch.stack([tokens.amax(0) if pooling == "max" else tokens.mean(0) for tokens in sequences])
+    if pooling == "max":
+        return torch.stack([tokens.amax(0) for tokens in torch.split(hidden, packing.lengths.tolist())])
+    lengths = packing.offsets.diff()
+    owners = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), lengths, output_size=len(hidden))
+    # A fifth of the time of a mean for each sequence, which on a GPU would be a kernel each.
+    return hidden.new_zeros(len(lengths), hidden.shape[1]).index_add_(0, owners, hidden) / lengths[:, None]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from bento_service.model_info import QUANTISED_FILE, ModelInfo
@@ -31,12 +32,13 @@ def load_encoder(folder: Path, info: ModelInfo, *, precision: Precision, device:
     quantised = info.quantization in ("int8", "nf4")
     # What is not quantised of such a model was saved in bf16 and stays so in memory where it can, whatever flows between its layers.
     dtype = torch.bfloat16 if quantised and precision.kernel != "torch" else precision.dtype
-    model = _family(info).from_pretrained(
-        str(folder), dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=info.trust_remote_code
-    )
-    model = model.to(device).eval()
+    with _nothing_made_up() if quantised else contextlib.nullcontext():
+        model = _family(info).from_pretrained(
+            str(folder), dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=info.trust_remote_code
+        )
     if quantised:
         _put_in(model, read_parts(folder / QUANTISED_FILE), precision, device)
+    model = model.to(device).eval()
     own = not info.trust_remote_code and precision.kernel != "bitsandbytes"
     packed = info.kind != "yes-no" and own and runs_packed(model.config, device, precision.dtype)
     if not packed:
@@ -55,6 +57,25 @@ def load_encoder(folder: Path, info: ModelInfo, *, precision: Precision, device:
     pad_id = model.config.pad_token_id or 0
     forward = PaddedForward(model, pad_id=pad_id, uses_token_types=info.uses_token_types, pooling=pooling, device=device)
     return _encoder(info, forward)
+
+
+@contextlib.contextmanager
+def _nothing_made_up() -> Iterator[None]:
+    """Let transformers leave the layers alone that its files lack, which it would fill with random numbers.
+
+    So they take no memory until the quantised ones are in their place, and on a GPU none at all.
+    """
+    fill = PreTrainedModel._initialize_weights  # noqa: SLF001  there is no option for it
+
+    def leave_linears(model: Any, module: torch.nn.Module, *rest: Any) -> None:
+        if not isinstance(module, torch.nn.Linear):
+            fill(model, module, *rest)
+
+    PreTrainedModel._initialize_weights = leave_linears  # noqa: SLF001
+    try:
+        yield
+    finally:
+        PreTrainedModel._initialize_weights = fill  # noqa: SLF001
 
 
 def _family(info: ModelInfo) -> Any:

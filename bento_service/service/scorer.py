@@ -16,20 +16,20 @@ from typing import Any
 
 import aiohttp
 import bentoml
-from bentoml._internal.marshal.dispatcher import CorkDispatcher
 
 from bento_service.errors import DeviceLost
 from bento_service.metrics import ScorerMetrics
 from bento_service.scorer_link import ScorerStatus
+from bento_service.service.dispatcher import poll_for, wait_briefly
 from bento_service.service.startup import INFO, SCORER_COUNT, SETTINGS, TAG, give_up, ready_file
-from bento_service.settings import SCORER_ENVIRONMENT
+from bento_service.settings import scorer_environment
 
 logger = logging.getLogger("bentoml.reranker")
 
 _NEVER = 10**9  # BentoML's proxy drops the calls in flight whenever it renews its session, so it never does
 _NO_DROP_MS = 3_600_000  # the dispatcher drops what it predicts to take longer; shedding load is admission's work
-_SHORTEST_POLL_SECONDS, _LONGEST_POLL_SECONDS, _POLLS_PER_BATCH = 0.001, 0.01, 50
 _METRICS = ScorerMetrics()
+wait_briefly()
 
 
 def scorer_service(index: int) -> Any:
@@ -73,7 +73,7 @@ def scorer_service(index: int) -> Any:
             except DeviceLost as error:
                 give_up(error)
             _METRICS.observe(tally)
-            _poll_for(tally.forward_seconds)
+            poll_for(tally.forward_seconds)
             return scores  # type: ignore[no-any-return]
 
         @bentoml.api
@@ -103,16 +103,8 @@ def scorer_service(index: int) -> Any:
         runner_connection={"max_requests": _NEVER, "max_age": float(_NEVER)},
         metrics={"enabled": False},
         logging={"access": {"enabled": False}},
-        envs=[{"name": name, "value": value} for name, value in SCORER_ENVIRONMENT.items()],
+        envs=[{"name": name, "value": value} for name, value in scorer_environment().items()],
     )(Scorer)
-
-
-def _poll_for(batch_seconds: float) -> None:
-    """Let BentoML's dispatcher look for the end of a batch every fiftieth of its length, and no more often than each 1 ms.
-
-    While calls wait it looks each 1 ms, which on 2 cores takes a sixth of the speed from the forward pass (ADR 5).
-    """
-    CorkDispatcher.TICKET_INTERVAL = min(_LONGEST_POLL_SECONDS, max(_SHORTEST_POLL_SECONDS, batch_seconds / _POLLS_PER_BATCH))
 
 
 class RemoteScorer:

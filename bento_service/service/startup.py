@@ -19,7 +19,7 @@ from bento_service.errors import ModelError, RerankerError
 from bento_service.hardware import fast_precisions, gpu_count
 from bento_service.model_info import TOKENIZER_FILE, ModelInfo, check_files
 from bento_service.settings import Settings, load_settings, names_model, run_directory
-from bento_service.store import command_that_saves, packed_tag, variants, wanted_tag
+from bento_service.store import command_that_saves, packed_tag, preferred, variants, wanted_tag
 from bento_service.tokenizer import Cut, PairTokenizer
 
 logger = logging.getLogger("bentoml.reranker")
@@ -86,11 +86,14 @@ def _fastest(settings: Settings) -> Any:
         return None
     current = [stored for stored in saved if stored.tag.version == saved[-1].tag.version]
     known = [(stored, ModelInfo.from_metadata(stored.info.metadata, str(stored.tag))) for stored in current]
-    ranks = {quantization: rank for rank, quantization in enumerate([*fast_precisions(settings.device), "none"])}
-    within = [(stored, info) for stored, info in known if info.quantization in ranks and info.keeps_bound]
-    if not within:
-        logger.warning("no saved variant of %s is one that is fast here and known to keep its bound", settings.model)
-    return min(within or known, key=lambda pair: ranks.get(pair[1].quantization, len(ranks)))[0]
+    precisions = fast_precisions(settings.device)
+    stored, info = preferred(known, precisions)
+    if not info.keeps_bound:
+        logger.warning("no saved variant of %s is known to keep its bound: the most faithful one is served", settings.model)
+    elif precisions[0] not in {each.quantization for _, each in known}:
+        command = command_that_saves(settings, info.source)
+        logger.info("%s is served; %s is faster here: `%s` saves it, if the model bears it", stored.tag, precisions[0], command)
+    return stored
 
 
 def check_model() -> None:

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import bentoml
@@ -28,6 +29,7 @@ from servers import Server
 from small_models import DOCUMENTS, QUERIES, ServedModel, make_cross_encoder, raw_scores, serve
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+needs_int8 = pytest.mark.skipif(not hardware.cpu_multiplies_int8(), reason="this CPU does not multiply int8")
 CPU = torch.device("cpu")
 PAIRS = [(query, document) for query in QUERIES[:3] for document in DOCUMENTS[:12]]
 # Bytes of weights beside full precision, embeddings counted, and how far a score, 0..1, of the built-in may stray.
@@ -55,7 +57,7 @@ def scores(engine: ScoringEngine, model: ServedModel) -> np.ndarray:
     return (1 + raw_scores(engine, model.tokens(PAIRS))) / 2
 
 
-@pytest.mark.parametrize("quantization", ["bf16", "int8", "nf4"])
+@pytest.mark.parametrize("quantization", ["bf16", pytest.param("int8", marks=needs_int8), "nf4"])
 def test_the_built_in_is_smaller_and_strays_little(full: ServedModel, quantization: Quantization) -> None:
     """The weights are held as they were saved, and the scores are those of full precision within the bound, but not the same."""
     model = serve("builtin", quantization=quantization)
@@ -63,8 +65,8 @@ def test_the_built_in_is_smaller_and_strays_little(full: ServedModel, quantizati
     assert model.engine._encoder.weight_bytes <= share * full.engine._encoder.weight_bytes
     off = np.abs(scores(model.engine, model) - scores(full.engine, full))
     assert 1e-5 < float(off.max()) < bound
-    assert 0 < model.info.drift < bound
-    assert 0.94 < model.info.order < 1
+    assert 0 < (model.info.drift or 0) < bound
+    assert 0.9 < (model.info.order or 0) < 1
     assert model.info.quantization == quantization
     assert not any(path.suffix in (".bin", ".pt", ".pkl") for path in model.folder.iterdir())
     assert quantization in verify_model(model.tag) or not hardware.cpu_multiplies_bf16()
@@ -88,9 +90,9 @@ def test_a_pair_in_int8_does_not_depend_on_its_batch() -> None:
     together = raw_scores(model.engine, tokens)
     alone = np.concatenate([raw_scores(model.engine, [pair]) for pair in tokens])
     turned = raw_scores(model.engine, tokens[::-1])[::-1]
-    # The layers are multiplied in uint8 and int32, but what stands between them is bf16, and its products round by their shape.
-    assert float(np.abs(together - alone).max()) < 5e-3
-    assert float(np.abs(together - turned).max()) < 5e-3
+    # The layers are multiplied in uint8 and int32; what stands between them is bf16, whose products some processors round by their shape.
+    assert float(np.abs(together - alone).max()) < 1e-3
+    assert float(np.abs(together - turned).max()) < 1e-3
 
 
 @pytest.mark.parametrize("architecture", ["roberta", "deberta-v2", "modernbert"])
@@ -165,6 +167,7 @@ def test_strict_quantization_stops_instead_of_falling_back(monkeypatch: pytest.M
         loaded(model, QUANTIZATION="int8", RERANKER_STRICT_QUANTIZATION="true")
 
 
+@needs_int8
 def test_the_fastest_precision_within_its_bound_is_saved(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -175,11 +178,12 @@ def test_the_fastest_precision_within_its_bound_is_saved(
     )
     assert save_fastest("builtin").partition(":")[0] == "all-minilm-l6-v2-int8"
     assert save_fastest("builtin", device="mps").partition(":")[0] == "all-minilm-l6-v2"
-    monkeypatch.setattr("bento_service.model_info.DRIFT_BOUND", {"int8": 0.0001})
+    monkeypatch.setattr("bento_service.model_info.DRIFT_BOUND", {"int8": 0.0001, "bf16": 0.02})
     assert save_fastest("builtin").partition(":")[0] == "all-minilm-l6-v2-bf16"
     assert "beyond int8's bounds" in capsys.readouterr().err
 
 
+@needs_int8
 def test_a_precision_that_keeps_the_scores_but_not_the_order_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -192,6 +196,8 @@ def test_a_precision_that_keeps_the_scores_but_not_the_order_is_passed_over(
     tag = save_fastest(str(folder))
     info = ModelInfo.from_metadata(bentoml.models.get(tag).info.metadata, tag)
     assert info.quantization == "int8"
+    assert info.drift is not None
+    assert info.order is not None
     assert info.drift < 1e-6
     assert info.order < 1
     monkeypatch.setattr("bento_service.model_info.ORDER_BOUND", info.order + 0.001)
@@ -221,7 +227,7 @@ def test_kendall_tau_leaves_out_couples_that_the_reference_does_not_order() -> N
     assert kendall_tau([3.0, 1.0, 4.0], [1.0, 1.0, 2.0]) == 1
 
 
-@pytest.mark.skipif(not hardware.cpu_multiplies_int8(), reason="this CPU does not multiply int8")
+@needs_int8
 def test_auto_serves_the_fastest_saved_variant_and_says_why(tmp_path: Path) -> None:
     """Of those that share the newest version."""
     tag = serve("builtin", quantization="int8").tag
@@ -230,7 +236,7 @@ def test_auto_serves_the_fastest_saved_variant_and_says_why(tmp_path: Path) -> N
     shutil.copytree(Path(os.environ["BENTOML_HOME"], "models"), tmp_path / "models")
     for name in ("all-minilm-l6-v2-nf4", "all-minilm-l6-v2-bf16"):
         shutil.rmtree(tmp_path / "models" / name, ignore_errors=True)
-    with Server(tmp_path, QUANTIZATION="auto") as server:
+    with Server(tmp_path, QUANTIZATION="auto", GOMP_SPINCOUNT="77") as server:
         model = server.get("/health").json()["model"]
         assert model["tag"] == f"all-minilm-l6-v2-int8:{version}"
         assert (model["quantization_asked"], model["quantization"]) == ("auto", "int8")
@@ -240,8 +246,45 @@ def test_auto_serves_the_fastest_saved_variant_and_says_why(tmp_path: Path) -> N
         assert 'reranker_model_workers{asked="auto",device="cpu",dtype="bfloat16",quantization="int8"} 1.0' in metrics
         assert "reranker_quantization_fallbacks 0.0" in metrics
         assert server.post(query="q", documents=["a", "b"]).status_code == 200
-    info = ModelInfo.from_metadata(bentoml.models.get(tag).info.metadata, tag)
-    assert info.drift < 0.05
+        environment = server.workers("Scorer")[0].environ()
+        assert environment["GOMP_SPINCOUNT"] == "77"  # the operator's wins over ours
+        assert environment["MALLOC_TRIM_THRESHOLD_"] == "134217728"
+
+
+@needs_int8
+def test_what_was_never_measured_is_not_served_by_itself(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """int8 that was saved on a processor without its instructions, say; the note tells why another precision is saved."""
+    _without_vnni(monkeypatch)
+    info = _saved_by_itself(make_cross_encoder(tmp_path / "unmeasured"), monkeypatch)
+    assert info.quantization == "bf16"
+    assert "was saved where int8 cannot run, so that nobody knows" in capsys.readouterr().err
+
+
+def test_16_bits_are_measured_where_they_are_only_emulated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The processor that saves may not be the one that serves."""
+    monkeypatch.setattr(hardware, "cpu_flags", frozenset[str])
+    folder = make_cross_encoder(tmp_path / "emulated")
+    for quantization in ("bf16", "fp16"):
+        info = serve(folder, quantization=quantization).info
+        assert info.drift is not None
+        assert info.drift < 0.02
+        assert info.keeps_bound
+
+
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+def test_no_full_layer_is_made_up_while_a_quantised_model_loads(
+    monkeypatch: pytest.MonkeyPatch, quantization: Quantization
+) -> None:
+    """Transformers would fill what the file lacks with random numbers, in the memory that quantising saves."""
+    model = serve("builtin", quantization=quantization)
+    filled: list[torch.Tensor] = []
+    for module in (torch.nn.init, import_module("transformers.initialization")):
+        monkeypatch.setattr(module, "normal_", lambda tensor, *_args, **_more: filled.append(tensor))
+    loaded(model, QUANTIZATION=quantization)
+    # Nothing is written on `meta`, nor over what has come from the file.
+    assert not [tensor.shape for tensor in filled if tensor.device.type != "meta" and not hasattr(tensor, "_is_hf_initialized")]
 
 
 def _saved_by_itself(folder: Path, monkeypatch: pytest.MonkeyPatch, **options: object) -> ModelInfo:

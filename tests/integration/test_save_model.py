@@ -46,7 +46,8 @@ def watch(event, arguments):
 sys.addaudithook(watch)
 """
 FULL_DISK = "resource.setrlimit(resource.RLIMIT_FSIZE, (8, resource.RLIM_INFINITY))"
-CTRL_C = "os.kill(os.getpid(), signal.SIGINT)"
+# A job in a shell's background ignores it, and so would all that the job starts.
+CTRL_C = "signal.signal(signal.SIGINT, signal.default_int_handler), os.kill(os.getpid(), signal.SIGINT)"
 IN_TEMPORARY_FOLDER = r"/bentoml-model-.*tokenizer\.json$"
 IN_STORE = r"/models/.*model\.safetensors$"
 LATEST = r"/models/.*/latest$"

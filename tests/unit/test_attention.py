@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 import torch
+from torch.nn.attention import varlen
 
 from bento_service.scorer import attention
 from bento_service.scorer.attention import Packing, attend
@@ -54,6 +57,40 @@ def test_only_first_tokens_may_ask(dtype: torch.dtype) -> None:
     found = attend(queries[packing.starts], keys, values, packing, HEADS)
     wanted = _reference(queries, keys, values, LENGTHS)[packing.starts]
     assert float((found.double() - wanted).abs().max()) < TOLERANCE[dtype]
+
+
+def _varlen(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asking: torch.Tensor, asked: torch.Tensor, most_q: int, most_k: int
+) -> torch.Tensor:
+    """Do on a CPU what torch's varlen_attn does on a GPU, whose signature this is: q, k, v of shape (n_tokens, n_heads, width)."""
+    assert asking.dtype == asked.dtype == torch.int32
+    assert (int(asking.diff().max()), int(asked.diff().max())) == (most_q, most_k)
+    parts = []
+    for (q_begin, q_end), (begin, end) in zip(pairwise(asking.tolist()), pairwise(asked.tolist()), strict=True):
+        each = (q[q_begin:q_end], k[begin:end], v[begin:end])
+        parts.append(torch.nn.functional.scaled_dot_product_attention(*(part.transpose(0, 1)[None] for part in each))[0])
+    return torch.cat([part.transpose(0, 1) for part in parts])
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS, [1, 1, 1], [7]], ids=str)
+@pytest.mark.parametrize("only_first", [False, True])
+def test_a_gpu_is_told_where_the_sequences_lie(monkeypatch: pytest.MonkeyPatch, lengths: list[int], *, only_first: bool) -> None:
+    """The way through its kernel, with one that runs here in its place."""
+    monkeypatch.setattr(varlen, "varlen_attn", _varlen)
+    queries, keys, values = _states(lengths, torch.float32)
+    packing = Packing(lengths, device=CPU, dtype=torch.float32)
+    wanted = _reference(queries, keys, values, lengths)
+    if only_first:
+        queries, wanted = queries[packing.starts], wanted[packing.starts]
+    alone = only_first or max(lengths) == 1
+    found = attention._attend_on_gpu(queries, keys, values, packing, HEADS, alone=alone)
+    assert float((found.double() - wanted).abs().max()) < TOLERANCE[torch.float32]
+
+
+def test_the_kernel_of_a_gpu_is_called_as_it_wants_to_be() -> None:
+    """Its first seven parameters, by torch's own signature."""
+    names = list(inspect.signature(varlen.varlen_attn).parameters)[:7]
+    assert names == ["query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k"]
 
 
 def test_sequences_of_one_token_give_their_values() -> None:

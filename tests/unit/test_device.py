@@ -61,26 +61,33 @@ def test_model_workers_are_spread_over_the_gpus(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("flag", ["avx512_bf16", "amx_bf16", "bf16", "svebf16"])
-def test_auto_takes_bf16_where_the_cpu_multiplies_it(monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
+def test_auto_runs_bf16_where_the_cpu_multiplies_it(monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
     """Any of the four instruction sets."""
     _machine(monkeypatch, flags=f"fpu sse2 {flag} avx2")
-    precision = choose_precision("auto", "none", CPU)
-    assert (precision.effective, precision.dtype) == ("bf16", torch.bfloat16)
+    precision = choose_precision("auto", "bf16", CPU)
+    assert (precision.effective, precision.dtype, precision.fell_back) == ("bf16", torch.bfloat16, False)
 
 
 @pytest.mark.parametrize("flags", ["", "fpu sse2 avx512f avx512_vnni amx_int8", "not_bf16 bf16x"])
-def test_auto_stays_in_fp32_on_a_cpu_that_only_emulates(monkeypatch: pytest.MonkeyPatch, flags: str) -> None:
-    """Emulated bf16 is slower than fp32."""
+def test_auto_falls_back_to_fp32_on_a_cpu_that_only_emulates_bf16(monkeypatch: pytest.MonkeyPatch, flags: str) -> None:
+    """Emulated bf16 is slower than fp32; that another precision runs than is saved is told, though nobody asked for one."""
     _machine(monkeypatch, flags=flags)
-    precision = choose_precision("auto", "none", CPU)
-    assert (precision.effective, precision.dtype) == ("none", torch.float32)
+    precision = choose_precision("auto", "bf16", CPU)
+    assert (precision.effective, precision.dtype, precision.fell_back) == ("none", torch.float32, True)
 
 
 @pytest.mark.parametrize(("capability", "effective"), [(7, "fp16"), (8, "bf16"), (9, "bf16")])
-def test_auto_on_cuda_goes_by_its_generation(monkeypatch: pytest.MonkeyPatch, capability: int, effective: str) -> None:
-    """bf16 from 8.0, fp16 before."""
+def test_bf16_on_cuda_goes_by_its_generation(monkeypatch: pytest.MonkeyPatch, capability: int, effective: str) -> None:
+    """It runs from 8.0 on, and as fp16 before."""
     _machine(monkeypatch, gpus=1, capability=capability)
-    assert choose_precision("auto", "none", CUDA).effective == effective
+    assert choose_precision("auto", "bf16", CUDA).effective == effective
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA], ids=str)
+def test_what_is_saved_in_full_precision_is_served_so(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
+    """It may be saved so because 16 bits lose too much of it."""
+    _machine(monkeypatch, gpus=1, flags="avx512_bf16")
+    assert choose_precision("auto", "none", device).effective == "none"
 
 
 @pytest.mark.parametrize(
@@ -127,16 +134,57 @@ def test_this_machine_can_say_what_it_multiplies() -> None:
     assert all(flag and " " not in flag for flag in flags)
 
 
-@pytest.mark.parametrize("saved", ["int8", "nf4"])
-def test_what_nobody_asked_for_is_unpacked_on_a_gpu(monkeypatch: pytest.MonkeyPatch, saved: Saved) -> None:
+def test_int8_that_nobody_asked_for_is_unpacked_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Bento packed on a machine without a GPU holds int8, which on one would only cost speed; asked for by name it runs."""
     _machine(monkeypatch, gpus=1)
-    by_itself = choose_precision("auto", saved, CUDA)
+    by_itself = choose_precision("auto", "int8", CUDA)
     assert (by_itself.effective, by_itself.kernel, by_itself.fell_back) == ("bf16", "torch", False)
     assert "unpacked" in by_itself.reason
     monkeypatch.setattr(room, "has_bitsandbytes", lambda: True)
-    asked = choose_precision(saved, saved, CUDA)
-    assert (asked.effective, asked.kernel) == (saved, "bitsandbytes")
+    asked = choose_precision("int8", "int8", CUDA)
+    assert (asked.effective, asked.kernel) == ("int8", "bitsandbytes")
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA], ids=str)
+def test_nf4_runs_as_it_was_saved(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
+    """Who saved it wanted its memory; without its library it is unpacked, and that is told."""
+    _machine(monkeypatch, gpus=1)
+    monkeypatch.setattr(room, "has_bitsandbytes", lambda: True)
+    assert choose_precision("auto", "nf4", device).effective == "nf4"
+    monkeypatch.setattr(room, "has_bitsandbytes", lambda: False)
+    assert choose_precision("auto", "nf4", device).fell_back
+
+
+def test_int8_without_instructions_for_it_is_unpacked_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for or not."""
+    _machine(monkeypatch, flags="avx2")
+    for asked in ("auto", "int8"):
+        assert choose_precision(asked, "int8", CPU).fell_back
+
+
+@pytest.mark.parametrize(("visible", "asked"), [(None, 0), ("3,1", 3), ("GPU-7", "GPU-7"), (" 2", 2)])
+def test_the_gpu_that_is_asked_is_the_first_visible_one(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, asked: int | str
+) -> None:
+    """By number or by UUID; the driver counts those that are hidden too."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(hardware.pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(hardware.pynvml, "nvmlShutdown", lambda: None)
+    for name in ("nvmlDeviceGetHandleByIndex", "nvmlDeviceGetHandleByUUID"):
+        monkeypatch.setattr(hardware.pynvml, name, lambda which: which)
+    generations = {asked: (8, 0)}
+    monkeypatch.setattr(hardware.pynvml, "nvmlDeviceGetCudaComputeCapability", lambda handle: generations.get(handle, (7, 0)))
+    assert hardware.gpu_multiplies_bf16()
+
+
+@pytest.mark.parametrize(("torch_version", "count"), [("2.13.0", 2), ("2.13.0+cu130", 2), ("2.13.0+cpu", 0)])
+def test_gpus_count_where_torch_can_use_them(monkeypatch: pytest.MonkeyPatch, torch_version: str, count: int) -> None:
+    """A torch for CPUs beside a GPU runs on the CPU."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr(hardware, "version", lambda _: torch_version)
+    assert hardware.gpu_count() == count
 
 
 def test_onednn_is_not_quietly_another_kernel_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,35 @@ from pathlib import Path
 import pytest
 
 from bento_service.errors import ModelError
+from bento_service.model_info import ModelInfo
 from bento_service.settings import Quantization, Settings
-from bento_service.store import command_that_saves, packed_tag, variant_name, variants, wanted_tag
+from bento_service.store import command_that_saves, packed_tag, preferred, variant_name, variants, wanted_tag
+
+
+def _info(quantization: Quantization, drift: float | None = 0.0, order: float | None = 1.0) -> ModelInfo:
+    return ModelInfo.model_construct(quantization=quantization, drift=drift, order=order)
+
+
+@pytest.mark.parametrize(
+    ("saved", "precisions", "served"),
+    [
+        ([_info("none"), _info("bf16"), _info("int8")], ["int8", "bf16", "none"], "int8"),
+        ([_info("none"), _info("bf16"), _info("int8", 0.06)], ["int8", "bf16", "none"], "bf16"),
+        ([_info("none"), _info("bf16"), _info("int8", 0.0, 0.7)], ["int8", "bf16", "none"], "bf16"),
+        ([_info("none"), _info("int8", None, None)], ["int8", "bf16", "none"], "none"),
+        ([_info("none"), _info("int8")], ["none"], "none"),
+        ([_info("none"), _info("nf4")], ["int8", "bf16"], "none"),
+        ([_info("nf4", 0.07), _info("bf16", 0.03)], ["int8", "bf16"], "bf16"),
+        ([_info("int8", 0.09), _info("bf16", 0.03)], ["int8", "bf16"], "bf16"),
+        ([_info("int8", None), _info("nf4", 0.1)], ["int8", "bf16"], "nf4"),
+        ([_info("nf4", 0.1)], ["bf16"], "nf4"),
+    ],
+)
+def test_the_fastest_variant_within_its_bound_is_preferred(
+    saved: list[ModelInfo], precisions: list[Quantization], served: str
+) -> None:
+    """Where there is none, the most faithful; nf4 is never fast, and what was not measured is not trusted."""
+    assert preferred([(info.quantization, info) for info in saved], precisions)[0] == served
 
 
 def _settings(model: str, quantization: str = "none", *, mixed: bool = False) -> Settings:
