@@ -170,7 +170,10 @@ class Settings(BaseSettings):
         "requests take turns, and what is with a model worker is bounded by two of its batches.",
     )
     max_parallel_requests: int | None = Field(
-        None, ge=1, validation_alias="MAX_PARALLEL_REQUESTS", description="Another name of RERANKER_MAX_PARALLEL."
+        None,
+        ge=1,
+        validation_alias="MAX_PARALLEL_REQUESTS",
+        description="Another name of RERANKER_MAX_PARALLEL; if both are set and differ, the start stops.",
     )
     max_documents: int = Field(
         1000, ge=1, le=100_000, validation_alias="RERANKER_MAX_DOCUMENTS", description="Documents in one request, at most."
