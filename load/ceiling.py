@@ -20,11 +20,10 @@ def ceilings(shape: str = "minilm-l6") -> dict[str, float]:
     from transformers import AutoModel
 
     layers = [module for name, module in AutoModel.from_config(SHAPES[shape]()).named_modules() if _counts(name, module)]
+    widths = [layer.in_features for layer in layers]
     found = {}
     for label, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        cast = [layer.to(dtype) for layer in layers]
-        found[label] = _best(cast, [layer.in_features for layer in layers], dtype)
-    widths = [layer.in_features for layer in layers]
+        found[label] = _best([layer.to(dtype) for layer in layers], widths, dtype)
     found["int8"] = _best([_dynamic_int8(layer.float()) for layer in layers], widths, torch.float32)
     return found
 

@@ -101,12 +101,10 @@ async def test_every_call_is_bounded_by_the_time_out(warm: bool) -> None:
                 await assert_works(connection)
             server.pause()
             begun, before = time.monotonic(), asyncio.all_tasks()
-            calls = [failure(connection), *(failure(connection, key=str(number)) for number in range(199))]
+            calls = [failure(connection), *(failure(connection, key=str(number)) for number in range(99))]
             ends = await asyncio.gather(*calls)
             assert set(ends) == {"timeout", "busy"}
-            assert (
-                128 >= ends.count("timeout") >= 64
-            )  # a turn is waited for three time-outs long, and one may come in the last moment
+            assert 96 >= ends.count("timeout") >= 64  # a turn is waited for three time-outs long
             assert 0.59 < time.monotonic() - begun < 2.0
             # Nothing goes on that nobody waits for; Python 3.11 may lose a cancellation, until the client itself gives up.
             await until(lambda: asyncio.all_tasks() == before, seconds=2.5)
