@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bento_service.access import ApiKeys
 from bento_service.dialects.dialect import Dialect, to_bytes
 from bento_service.dialects.objects import NATIVE
+from bento_service.drain import Drain, shutting_down
 from bento_service.errors import RequestError, Unauthorized, UnsupportedMedia, place_of
 from bento_service.intake import ClientGone, declared_bytes
 from bento_service.metrics import EntryMetrics
@@ -90,7 +91,8 @@ def unexpected(error: Exception, route: str) -> RequestError:
 class Edge:
     """ASGI middleware around all routes of the entry service.
 
-    keys: who may come in · open_pages: whether PAGES are for everybody · access_log: one line for each request.
+    drain: what it takes is counted there · keys: who may come in · open_pages: whether PAGES are for everybody ·
+    access_log: one line for each request.
     """
 
     def __init__(
@@ -98,12 +100,14 @@ class Edge:
         app: ASGIApp,
         metrics: EntryMetrics,
         *,
+        drain: Drain | None = None,
         keys: ApiKeys | None = None,
         open_pages: bool = True,
         access_log: bool = False,
     ) -> None:
         self._app = app
         self._metrics = metrics
+        self._drain = drain or Drain(drain_seconds=0, shutdown_seconds=0)
         self._keys = keys or ApiKeys()
         self._open = PROBES | PAGES if open_pages else PROBES
         self._access_log = access_log
@@ -130,7 +134,7 @@ class Edge:
             nonlocal status, begun
             if message["type"] == "http.response.start":
                 status, begun = message["status"], True
-                if endless:
+                if endless or self._drain.begun:
                     MutableHeaders(scope=message)["Connection"] = "close"
             await send(message)
 
@@ -138,8 +142,10 @@ class Edge:
             refusal = self._refusal(scope)
             if refusal:
                 self._metrics.rejections.labels(refusal.code).inc()
-            app = error_response(refusal) if refusal else self._app
-            await app(scope, ending_receive, counted_send)
+                await error_response(refusal)(scope, ending_receive, counted_send)
+                return
+            with self._drain.take():
+                await self._app(scope, ending_receive, counted_send)
         except Exception as error:
             failure = unexpected(error, route)
             if begun:
@@ -160,6 +166,8 @@ class Edge:
             scope[OWNER] = self._keys.owner(value for name, value in scope["headers"] if name in (b"authorization", b"x-api-key"))
             if scope[OWNER] is None and path not in self._open:
                 return Unauthorized("an API key is needed: send it as `Authorization: Bearer KEY` or as `X-API-Key: KEY`")
+        if self._drain.closed and path in POST_ROUTES:
+            return shutting_down()
         if scope["method"] == "POST" and not _is_json(scope):  # whatever the path: routers take some for others
             return UnsupportedMedia("only application/json is read: set the content-type header")
         return None

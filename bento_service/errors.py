@@ -20,6 +20,7 @@
         ├── KeyBusy             429   Retry-After
         ├── ScorerFailed        500   a pair could not be scored
         ├── ScorerDown          503   Retry-After
+        ├── ShuttingDown        503   Retry-After
         └── DeadlinePassed      504
 
 Messages never hold document text, keys, paths or stack traces.
@@ -180,6 +181,14 @@ class ScorerDown(RequestError):
 
     status = 503
     code = "scorer_down"
+    kind = "overloaded_error"
+
+
+class ShuttingDown(RequestError):
+    """The server ends; whoever comes now is asked to go to another one."""
+
+    status = 503
+    code = "shutting_down"
     kind = "overloaded_error"
 
 

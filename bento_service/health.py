@@ -9,6 +9,7 @@ from typing import Any
 
 from bento_service import __version__
 from bento_service.cache.shared import SharedCache
+from bento_service.drain import Drain
 from bento_service.edge import POST_ROUTES
 from bento_service.metrics import Samples, totals
 from bento_service.model_info import ModelInfo
@@ -26,20 +27,20 @@ class Health:
     """Collects the report."""
 
     def __init__(
-        self, *, tag: str, info: ModelInfo, links: Sequence[ScorerLink], shared: SharedCache, settings: Settings
+        self, *, tag: str, info: ModelInfo, links: Sequence[ScorerLink], shared: SharedCache, drain: Drain, settings: Settings
     ) -> None:
         self._tag = tag
         self._info = info
         self._links = links
         self._shared = shared
+        self._drain = drain
         self._settings = settings
 
     async def report(self) -> dict[str, Any]:
-        """The whole of /health; `status` is ok, degraded (some Scorers are down) or down (all are)."""
+        """The whole of /health; `status` is ok, degraded (some Scorers are down), down (all are) or draining (the server ends)."""
         samples = totals()
-        up = sum(link.up for link in self._links)
         return {
-            "status": "ok" if up == len(self._links) else "degraded" if up else "down",
+            "status": self._status(),
             "model": self._model(samples),
             "distributed_cache": await self._shared.statistics(),
             "micro_batcher": _batches(samples, enabled=self._settings.micro_batch_enabled),
@@ -55,6 +56,14 @@ class Health:
             },
             "versions": library_versions(),
         }
+
+    def _status(self) -> str:
+        up = sum(link.up for link in self._links)
+        if not up:
+            return "down"
+        if self._drain.begun:
+            return "draining"
+        return "ok" if up == len(self._links) else "degraded"
 
     def _model(self, samples: Samples) -> dict[str, Any]:
         status = next((link.status for link in self._links if link.up), None)

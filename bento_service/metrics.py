@@ -76,6 +76,11 @@ class EntryMetrics:
         return Gauge("reranker_requests_active", "Rerank requests being scored.", multiprocess_mode="livesum")
 
     @cached_property
+    def draining(self) -> Gauge:
+        """1 from SIGTERM on."""
+        return Gauge("reranker_draining", "Whether the server is shutting down.", multiprocess_mode="livemax")
+
+    @cached_property
     def cache_hits(self) -> Counter:
         """tier=process or redis."""
         return Counter("reranker_cache_hits_total", "Pairs whose score was known.", ["tier"])

@@ -21,6 +21,7 @@ from bento_service.dialects.dialect import Dialect, Limits
 from bento_service.dialects.objects import COHERE_V2, NATIVE, V1
 from bento_service.dialects.score import SCORE
 from bento_service.dialects.texts import TEI
+from bento_service.drain import Drain
 from bento_service.edge import OWNER, client_gone_response, error_response, json_response, route_of, unexpected, unless_gone
 from bento_service.errors import RequestError
 from bento_service.health import Health
@@ -54,10 +55,12 @@ class Routes:
         health: Health,
         catalog: Catalog,
         quota: Quota,
+        drain: Drain,
         entry_metrics: metrics.EntryMetrics,
         settings: Settings,
     ) -> None:
         self._pipeline = pipeline
+        self._drain = drain
         self._quota = quota
         self._intake = Intake(
             max_bytes=settings.max_body_bytes,
@@ -79,8 +82,10 @@ class Routes:
         start = time.perf_counter()
         try:
             with self._intake.share() as share:
-                # Not kept here: it may wait long for its scores.
-                work = self._answer_body(request, share, await self._intake.read(share, request), choose, start)
+                async with self._drain.bounded():
+                    body = await self._intake.read(share, request)
+                work = self._answer_body(request, share, body, choose, start)
+                del body  # not kept here: it may wait long for its scores
                 return await unless_gone(request, work)
         except ClientGone:
             return client_gone_response()
@@ -92,11 +97,12 @@ class Routes:
         dialect: Dialect = NATIVE  # what cannot be read is answered in the words that most clients read
         try:
             reading = partial(parse, self._settings.max_documents)
-            fields = await self._intake.fields(share, body, reading, timeout_seconds=self._seconds_left(start))
-            del body
-            dialect = choose(fields)
-            use = cache_use(request.headers.get("cache-control", ""))
-            answer, results = await self._answer(fields, dialect, start, use, request.scope.get(OWNER))
+            async with self._drain.bounded():
+                fields = await self._intake.fields(share, body, reading, timeout_seconds=self._seconds_left(start))
+                del body
+                dialect = choose(fields)
+                use = cache_use(request.headers.get("cache-control", ""))
+                answer, results = await self._answer(fields, dialect, start, use, request.scope.get(OWNER))
             return json_response(answer, headers=_headers(results, time.perf_counter() - start))
         except RequestError as error:
             return self._refuse(error, dialect)

@@ -26,6 +26,7 @@ Int8Kernel = Literal["auto", "onednn", "bitsandbytes"]
 # Kubernetes sets these in every pod for a Service that is called `reranker`.
 _KUBERNETES = re.compile(r"RERANKER_(SERVICE_(HOST|PORT)|PORT(_|$))")
 _TEN_YEARS_SECONDS = 315_360_000
+_SHORTEST_ENDING_SECONDS = 3  # after the drain period: last arrivals, answers, and 2 s for the processes to end
 REFUSED: Mapping[str, str] = {
     "ENABLE_TORCH_COMPILE": "has no effect here, because compiled forward passes were no faster (ADR 10): unset it",
     "MICRO_BATCH_WINDOW_MS": "has no effect here, because BentoML adapts the wait by itself: unset it",
@@ -141,6 +142,23 @@ class Settings(BaseSettings):
         le=3600,
         validation_alias="RERANKER_REQUEST_TIMEOUT",
         description="Seconds a request may take; then it is answered with 504 and what is left of its work is dropped.",
+    )
+    drain_seconds: float = Field(
+        5.0,
+        ge=0,
+        le=3600,
+        validation_alias="RERANKER_DRAIN_SECONDS",
+        description="Seconds after SIGTERM in which requests are still taken while /readyz says 503: as long as the balancer in front needs to see that "
+        "and to send them elsewhere. Ctrl-C skips it.",
+    )
+    shutdown_seconds: float = Field(
+        60.0,
+        ge=5,
+        le=7200,
+        validation_alias="RERANKER_SHUTDOWN_SECONDS",
+        description="Seconds after SIGTERM in which the server has ended; requests that are not answered 2 s before that get 503. More than "
+        "RERANKER_DRAIN_SECONDS + 3; with RERANKER_REQUEST_TIMEOUT besides, every request has its whole time. Less than whatever kills the process "
+        "(Kubernetes: terminationGracePeriodSeconds).",
     )
     max_queue_pairs: int = Field(
         20_000,
@@ -322,6 +340,16 @@ class Settings(BaseSettings):
         both = (self.max_parallel, self.max_parallel_requests)
         if None not in both and both[0] != both[1]:
             raise ValueError("MAX_PARALLEL_REQUESTS is another name of RERANKER_MAX_PARALLEL, and they differ: unset one")
+        return self
+
+    @model_validator(mode="after")
+    def _shutdown_outlasts_drain(self) -> Self:
+        if self.shutdown_seconds < self.drain_seconds + _SHORTEST_ENDING_SECONDS:
+            message = (
+                f"RERANKER_SHUTDOWN_SECONDS={self.shutdown_seconds:g} leaves no time after RERANKER_DRAIN_SECONDS={self.drain_seconds:g}: "
+                f"make it greater by at least {_SHORTEST_ENDING_SECONDS}"
+            )
+            raise ValueError(message)
         return self
 
     @field_validator("redis_url")

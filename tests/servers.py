@@ -53,7 +53,12 @@ class Server:
             (own_home / name).symlink_to(home / name)
         self.log_path = Path(self._folder.name, "log")
         environment = {name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
-        environment |= {"BENTOML_HOME": str(own_home), "BENTOML_DO_NOT_TRACK": "True", "QUANTIZATION": "none"}
+        environment |= {
+            "BENTOML_HOME": str(own_home),
+            "BENTOML_DO_NOT_TRACK": "True",
+            "QUANTIZATION": "none",
+            "RERANKER_DRAIN_SECONDS": "0",
+        }
         environment |= {name: str(value) for name, value in settings.items()}
         command = [
             str(Path(python).parent / "bentoml"),

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import contextlib
-import os
 import time
 from typing import Any
 
 import bentoml
-import psutil
 from _bentoml_sdk import Service
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -22,6 +19,7 @@ from bento_service.cache.local import LocalCache
 from bento_service.cache.shared import SharedCache
 from bento_service.catalog import Catalog
 from bento_service.dedup import Deduplication
+from bento_service.drain import Drain
 from bento_service.edge import Edge
 from bento_service.health import Health
 from bento_service.metrics import EntryMetrics
@@ -30,7 +28,9 @@ from bento_service.quota import Quota
 from bento_service.routes import EXPOSED_HEADERS, Routes, make_app, native_or_tei
 from bento_service.scorer_link import ScorerClient, ScorerLink
 from bento_service.service.bento_io import RerankInput, RerankOutput
+from bento_service.service.processes import ENTRY, all_siblings_run
 from bento_service.service.scorer import RemoteScorer, scorer_service
+from bento_service.service.shutdown import bound_shutdown, drain_on_signals
 from bento_service.service.startup import (
     API_KEYS,
     INFO,
@@ -48,9 +48,13 @@ from bento_service.service.startup import (
 )
 
 _POLL_SECONDS = 0.02
-_WORKER_MODULE = "_bentoml_impl.worker.service"
 _ENTRY_METRICS = EntryMetrics()
 _CURRENT: dict[str, Routes] = {}
+_DRAIN = Drain(
+    drain_seconds=SETTINGS.drain_seconds,
+    shutdown_seconds=SETTINGS.shutdown_seconds,
+    on_begin=lambda: _ENTRY_METRICS.draining.set(1),
+)
 
 
 class _Reranker:
@@ -111,7 +115,7 @@ class _Reranker:
             metrics=_ENTRY_METRICS,
             strict_model=SETTINGS.strict_model,
         )
-        health = Health(tag=TAG, info=INFO, links=self._links, shared=shared, settings=SETTINGS)
+        health = Health(tag=TAG, info=INFO, links=self._links, shared=shared, drain=_DRAIN, settings=SETTINGS)
         created = round(STORED.info.creation_time.timestamp())
         catalog = Catalog(tag=TAG, info=INFO, created=created, links=self._links, settings=SETTINGS)
         self.routes = Routes(
@@ -119,6 +123,7 @@ class _Reranker:
             health=health,
             catalog=catalog,
             quota=Quota(SETTINGS.pairs_per_key_per_worker, admission.seconds_for),
+            drain=_DRAIN,
             entry_metrics=_ENTRY_METRICS,
             settings=SETTINGS,
         )
@@ -136,12 +141,15 @@ class _Reranker:
     def check() -> None:
         """Run once in the parent before any worker starts: what is cheap to check stops the start here."""
         atexit.register(exit_as_the_scorer_did)
+        bound_shutdown(SETTINGS.shutdown_seconds)
         check_model()
         check_keys()
 
     @bentoml.on_startup
     async def start(self) -> None:
-        """Begin to watch the Scorers and Redis."""
+        """Begin to watch the Scorers, Redis and the signals."""
+        _ENTRY_METRICS.draining.set(_DRAIN.begun)
+        drain_on_signals(_DRAIN)
         _CURRENT["routes"] = self.routes
         await self._housekeeping.start()
         for link in self._links:
@@ -170,7 +178,9 @@ class _Reranker:
         return await self.routes.answer({"query": query, **given}, time.perf_counter())
 
     async def __is_ready__(self) -> bool:
-        """/readyz: a Scorer answers and is warm; at the start, all entry workers have seen one."""
+        """/readyz: a Scorer answers and is warm; at the start, all entry workers have seen one; not while the server ends."""
+        if _DRAIN.begun:
+            return False
         up = any(link.up for link in self._links)
         if up and not self._all_were_ready:
             self._all_were_ready = all_entries_were_ready()
@@ -179,21 +189,10 @@ class _Reranker:
     async def __is_alive__(self) -> bool:
         """/livez: no worker process has been gone for longer than RERANKER_LIVENESS_SECONDS."""
         now = time.monotonic()
-        if _all_siblings_run():
+        if _DRAIN.begun or all_siblings_run(SETTINGS.workers + SCORER_COUNT):
             self._siblings_seen = now
         gone = max(now - self._siblings_seen, *(link.gone_seconds for link in self._links))
         return gone <= SETTINGS.liveness_seconds
-
-
-def _all_siblings_run() -> bool:
-    """Tell whether the parent has as many worker processes as it should; true where there is no parent."""
-    if bentoml.server_context.worker_index is None:
-        return True
-    running = 0
-    for child in psutil.Process(os.getppid()).children():
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            running += child.status() != psutil.STATUS_ZOMBIE and _WORKER_MODULE in child.cmdline()
-    return running >= SETTINGS.workers + SCORER_COUNT
 
 
 class _PinnedService(Service[Any]):
@@ -210,7 +209,7 @@ for _index, _scorer in enumerate(SCORERS):
     setattr(_Reranker, f"scorer_{_index}", bentoml.depends(_scorer))
 
 Reranker: Any = bentoml.service(
-    name="Reranker",
+    name=ENTRY,
     service_class=_PinnedService,
     workers=SETTINGS.workers,
     traffic={"timeout": SETTINGS.service_timeout_seconds},
@@ -228,4 +227,6 @@ if SETTINGS.cors_origin_list:
         allow_headers=["*"],
         expose_headers=EXPOSED_HEADERS,
     )
-Reranker.add_asgi_middleware(Edge, metrics=_ENTRY_METRICS, keys=API_KEYS, open_pages=SETTINGS.open_pages, access_log=True)
+Reranker.add_asgi_middleware(
+    Edge, metrics=_ENTRY_METRICS, drain=_DRAIN, keys=API_KEYS, open_pages=SETTINGS.open_pages, access_log=True
+)

@@ -21,6 +21,7 @@ from bento_service.errors import DeviceLost
 from bento_service.metrics import ScorerMetrics
 from bento_service.scorer_link import ScorerStatus
 from bento_service.service.dispatcher import poll_for, wait_briefly
+from bento_service.service.shutdown import outlive_entries
 from bento_service.service.startup import INFO, SCORER_COUNT, SETTINGS, TAG, give_up, ready_file
 from bento_service.settings import scorer_environment
 
@@ -63,6 +64,11 @@ def scorer_service(index: int) -> Any:
             logger.info("serves %s in %s on %s: %s", TAG, precision.effective, self._loaded.device, precision.reason)
             if ready is not None:
                 ready.touch()
+
+        @bentoml.on_startup
+        async def start(self) -> None:
+            """Begin to watch the signals."""
+            outlive_entries()
 
         @bentoml.api(batchable=True, batch_dim=0, max_batch_size=SETTINGS.micro_batch_max_size, max_latency_ms=_NO_DROP_MS)
         async def score(self, pairs: list[bytes]) -> list[bytes]:

@@ -13,6 +13,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from bento_service.admission import Admission
+from bento_service.drain import Drain
 from bento_service.pairs import Outcome
 from bento_service.pipeline import Pipeline
 from bento_service.scorer_link import ScorerLink
@@ -53,6 +54,7 @@ class Service:
     pipeline: Pipeline
     admission: Admission
     link: ScorerLink
+    drain: Drain
 
 
 @pytest.fixture
@@ -60,8 +62,9 @@ def service(client: TestClient, scorer: FakeScorer) -> Service:
     """Look into the service behind `client`."""
     from bento_service.service.reranker import _CURRENT
 
-    pipeline = _CURRENT["routes"]._pipeline
-    return Service(client, scorer, pipeline, pipeline._admission, pipeline._admission._links[0])
+    routes = _CURRENT["routes"]
+    admission = routes._pipeline._admission
+    return Service(client, scorer, routes._pipeline, admission, admission._links[0], routes._drain)
 
 
 Disturbance = Callable[[Service], contextlib.AbstractContextManager[None]]
@@ -139,6 +142,26 @@ def scorer_down(service: Service) -> Iterator[None]:
             service.client.portal.call(asyncio.sleep, 0.02)
 
 
+@contextlib.contextmanager
+def drained(service: Service) -> Iterator[None]:
+    """Be after the drain period."""
+    service.drain.closed = True
+    try:
+        yield
+    finally:
+        service.drain.closed = False
+
+
+@contextlib.contextmanager
+def out_of_time(service: Service) -> Iterator[None]:
+    """Be at the end of the time for answers to what was taken."""
+    service.drain._over = True
+    try:
+        yield
+    finally:
+        service.drain._over = False
+
+
 @dataclass(frozen=True)
 class Row:
     """One row: what is sent, and what comes back.
@@ -168,6 +191,7 @@ class Row:
 
 FAILED = "a document could not be scored: the model gave no finite number, or ran out of memory"
 NO_TEXT = "give a string, or an object with one of text, content, document, body, value, snippet"
+SHUTTING_DOWN = "this server is shutting down: try again after Retry-After seconds, at another one"
 ROWS = [
     Row(
         "malformed JSON",
@@ -302,6 +326,22 @@ ROWS = [
         tei=(503, "Unhealthy"),
         retry_after="5",
         disturbance=scorer_down,
+    ),
+    Row(
+        "after the drain period",
+        *(503, "shutting_down", SHUTTING_DOWN),
+        kind="overloaded_error",
+        tei=None,
+        retry_after="1",
+        disturbance=drained,
+    ),
+    Row(
+        "not answered when the server has to end",
+        *(503, "shutting_down", SHUTTING_DOWN),
+        kind="overloaded_error",
+        tei=(503, "Unhealthy"),
+        retry_after="1",
+        disturbance=out_of_time,
     ),
     Row(
         "deadline passed",

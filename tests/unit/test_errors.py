@@ -25,6 +25,7 @@ STATUS_AND_KIND = {
     "queue_timeout": (429, "overloaded_error"),
     "scoring_failed": (500, "server_error"),
     "scorer_down": (503, "overloaded_error"),
+    "shutting_down": (503, "overloaded_error"),
     "deadline_passed": (504, "timeout_error"),
     "internal_error": (500, "server_error"),
 }
@@ -68,7 +69,7 @@ def test_codes_statuses_and_types_stay_as_they_are() -> None:
 def test_only_what_may_be_tried_again_soon_is_drawn_with_retry_after() -> None:
     """429 and 503 carry Retry-After; 500 and 504 do not invite a storm."""
     lines = [line for line in (errors.__doc__ or "").splitlines() if "Retry-After" in line]
-    assert [re.findall(r"\d{3}", line) for line in lines] == [["429"]] * 4 + [["503"]]
+    assert [re.findall(r"\d{3}", line) for line in lines] == [["429"]] * 4 + [["503"]] * 2
 
 
 def test_an_error_carries_what_its_answer_needs() -> None:
