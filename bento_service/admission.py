@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from bento_service.call_turns import CallTurn, CallTurns
 from bento_service.errors import DeadlinePassed, QueueFull, QueueTimeout, ScorerDown, ScorerFailed
 from bento_service.metrics import EntryMetrics
+from bento_service.pair_limit import PairLimit
 from bento_service.pairs import Outcome, PairScore
 from bento_service.scorer_link import ScorerLink
 
@@ -27,13 +28,14 @@ class Bounds:
     """How much of an entry worker's queue there is.
 
     pairs: waiting and under way · requests: of which nothing is under way yet · parallel: requests with something under way, None for
-    no limit · wait_seconds: until something is.
+    no limit · wait_seconds: until something is · target_seconds: until first scores, kept by taking fewer pairs; None to take `pairs`.
     """
 
     pairs: int = 20_000
     requests: int = 1000
     parallel: int | None = None
     wait_seconds: float = 30.0
+    target_seconds: float | None = None
 
 
 @dataclass(slots=True)
@@ -55,11 +57,17 @@ class Admission:
         self._turns = CallTurns(links, entry_workers=entry_workers)
         self._metrics = metrics
         self._bounds = bounds
+        self._limit = PairLimit(bounds.pairs, target_seconds=bounds.target_seconds)
         self._queued_pairs = 0
         self._waiting_requests = 0
         self._waiting_first_pairs = 0
         self._slots = asyncio.Semaphore(bounds.parallel) if bounds.parallel else None
         self._calls: set[asyncio.Task[list[PairScore]]] = set()
+
+    @property
+    def limit_pairs(self) -> int:
+        """Pairs that may have a place at the moment."""
+        return self._limit.pairs
 
     @property
     def queued_pairs(self) -> int:
@@ -89,7 +97,7 @@ class Admission:
 
     def _refuse(self, pairs: int, place: Place) -> None:
         """Raise what keeps more pairs of a request out, if anything does."""
-        if self._queued_pairs + pairs > self._bounds.pairs:
+        if self._queued_pairs + pairs > self._limit.pairs:
             raise QueueFull(
                 "too many documents wait to be scored: try again after Retry-After seconds",
                 retry_after_seconds=self._drain_seconds(),
@@ -195,15 +203,25 @@ class Admission:
         self, blobs: Sequence[bytes], place: Place, wanted: Callable[[int], bool], on_call: OnCall
     ) -> list[PairScore]:
         """Queue one call at a time, so that a big request stands in the queue only once and others get their turn."""
-        begin = time.monotonic()
+        begin, queued_pairs = time.monotonic(), self._queued_pairs
         with self._metrics.requests_waiting.track_inprogress():
             turn = await self._first_turn(min(len(blobs), self._turns.call_pairs))
         self._begun(place)
         self._metrics.stage_seconds.labels("queue").observe(time.monotonic() - begin)
         calls: list[asyncio.Task[list[PairScore]]] = []
+
+        def learn(call: asyncio.Task[list[PairScore]]) -> None:
+            if not call.cancelled() and not call.exception():
+                self._limit.observe(time.monotonic() - begin, queued_pairs=queued_pairs, pairs=len(call.result()))
+
+        def sent(chunk: Sequence[int], call: asyncio.Task[list[PairScore]]) -> None:
+            if len(calls) == 1:
+                call.add_done_callback(learn)
+            on_call(chunk, call)
+
         try:
             with self._metrics.requests_active.track_inprogress():
-                await self._send_all(blobs, turn, calls, wanted, on_call)
+                await self._send_all(blobs, turn, calls, wanted, sent)
                 # Shielded: a call under way is computed whether or not its caller stays, and holds its place until then.
                 return [score for scores in await asyncio.gather(*map(asyncio.shield, calls)) for score in scores]
         finally:

@@ -180,6 +180,14 @@ class Settings(BaseSettings):
         validation_alias="RERANKER_QUEUE_TIMEOUT",
         description="Seconds that a request may wait for a model worker: 429 with Retry-After to who has waited so long, and at once to who would.",
     )
+    latency_target_seconds: float | None = Field(
+        None,
+        gt=0,
+        le=3600,
+        validation_alias="RERANKER_LATENCY_TARGET",
+        description="Seconds from a request's arrival to its first scores that the queue shall keep: it then takes fewer pairs than RERANKER_MAX_QUEUE_PAIRS, as "
+        "many as the measured latency allows; beyond them 429. Make it greater than a second, since a Scorer batch takes half of one. Default: no such limit.",
+    )
     max_parallel: int | None = Field(
         None,
         ge=1,

@@ -83,6 +83,7 @@ class _Reranker:
                 requests=SETTINGS.queue_requests_per_worker,
                 parallel=SETTINGS.parallel_per_worker,
                 wait_seconds=SETTINGS.queue_timeout_seconds,
+                target_seconds=SETTINGS.latency_target_seconds,
             ),
             metrics=_ENTRY_METRICS,
         )

@@ -17,7 +17,7 @@ from bento_service.metrics import EntryMetrics, ScorerMetrics, exposition, total
 from bento_service.tally import Tally
 
 REPOSITORY = Path(metrics.__file__).parents[1]
-UNITS = ("_total", "_seconds", "_pairs", "_waiting", "_active", "_entries", "_state", "_workers", "_fallbacks")
+UNITS = ("_total", "_seconds", "_pairs", "_waiting", "_active", "_entries", "_state", "_workers", "_fallbacks", "_draining")
 
 
 @pytest.fixture(autouse=True)
