@@ -120,14 +120,15 @@ class Admission:
         return self._turns.has_room(min(pairs, self._turns.call_pairs))
 
     def _wait_seconds(self) -> float:
-        """Estimate how long a request that arrives now would wait for its first turn; 0 while the speed is unknown."""
+        """Estimate how long the work of others would keep a request that arrives now; 0 while the speed is unknown."""
         rate = self._turns.pairs_per_second
         if self._slots:
             ahead = self._queued_pairs  # requests come to an end before others begin
         else:
             ahead = self._waiting_first_pairs + self._turns.under_way_pairs
             ahead += sum(turn.size for turn in self._turns.waiting() if not turn.first)
-        return ahead / rate if rate else 0.0
+        # Those behind it ride in the same batch, as many as are before it if it comes to that.
+        return (ahead + min(ahead, self._turns.batch_pairs)) / rate if rate else 0.0
 
     def _waits(self, place: Place, pairs: int) -> None:
         """Count a request as waiting."""
@@ -145,6 +146,7 @@ class Admission:
     def held(self, pairs: int, place: Place) -> Iterator[None]:
         """Count pairs as queued, refusing nobody: also the windows of long documents, which only tokenising tells."""
         self._queued_pairs += pairs
+        self._metrics.queued_pairs.inc(pairs)
         place.pairs += pairs
         try:
             yield
@@ -256,7 +258,7 @@ class Admission:
     async def _first_turn(self, size: int) -> CallTurn:
         """Wait for a slot and a turn. Raises QueueTimeout; then nothing is held."""
         try:
-            async with asyncio.timeout(self._bounds.wait_seconds):
+            async with asyncio.timeout(self._bounds.wait_seconds - self._stay_seconds()):
                 if self._slots:
                     await self._slots.acquire()
                 try:
@@ -267,12 +269,18 @@ class Admission:
         except TimeoutError:
             raise _waited_too_long(self._wait_seconds()) from None
 
+    def _stay_seconds(self) -> float:
+        """How long pairs still wait when their turn has come: a part of their wait, at most half of what is allowed."""
+        rate = self._turns.pairs_per_second
+        return min(self._bounds.wait_seconds / 2, self._turns.under_way_pairs / rate) if rate else 0.0
+
     def _release_slot(self) -> None:
         if self._slots:
             self._slots.release()
 
     def _call(self, link: ScorerLink, chunk: Sequence[bytes]) -> asyncio.Task[list[PairScore]]:
         self._metrics.scorer_calls.labels(str(self._links.index(link))).inc()
+        self._metrics.sent_pairs.inc(len(chunk))
         call = asyncio.create_task(link.score(list(chunk)))
         self._calls.add(call)  # the loop itself keeps only weak references
 

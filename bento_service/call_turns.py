@@ -17,6 +17,8 @@ from bento_service.scorer_link import ScorerLink
 
 MAX_CALL_PAIRS = 32
 _BATCHES_UNDER_WAY = 2
+# Of what may be under way, kept for requests of which nothing is: they join the waiting batch, however big those before them are.
+_KEPT_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class CallTurns:
         # Breaks ties, so that sequential requests use every Scorer; a random start, since entry workers do not know of each other.
         self._sent_pairs = {link: random.randrange(MAX_CALL_PAIRS) for link in links}  # noqa: S311  no secret
         self._queue: deque[CallTurn] = deque()
+        self._overtaken_pairs = 0
 
     @property
     def under_way_pairs(self) -> int:
@@ -53,6 +56,11 @@ class CallTurns:
     def pairs_per_second(self) -> float:
         """Add up the measured speeds and take a share of one entry worker; 0 while they are unknown."""
         return sum(link.pairs_per_second for link in self._links if link.up) / self._entry_workers
+
+    @property
+    def batch_pairs(self) -> float:
+        """Pairs of a batch on each Scorer together, and of them the share of one entry worker."""
+        return sum(link.batch_pairs for link in self._links if link.up) / self._entry_workers
 
     @property
     def call_pairs(self) -> int:
@@ -71,7 +79,7 @@ class CallTurns:
 
     def has_room(self, size: int) -> bool:
         """Tell whether a call of so many pairs would have its turn at once."""
-        return not self._queue and self._room_for(size) is not None
+        return not self._queue and self._room_for(size, first=True) is not None
 
     async def take(self, size: int, *, first: bool = False) -> CallTurn:
         """Wait for a turn; it is to be given back. Raises ScorerDown when the last Scorer goes away."""
@@ -106,22 +114,43 @@ class CallTurns:
                 turn.given.set_exception(
                     ScorerDown("the model went away: try again after Retry-After seconds", retry_after_seconds=5)
                 )
-        while self._queue:
-            turn = self._queue[0]
-            if not turn.given.done():
-                link = self._room_for(turn.size)
-                if link is None:
-                    return
-                self._under_way[link] += turn.size
-                self._sent_pairs[link] += turn.size
-                turn.given.set_result(link)
-            self._queue.popleft()
+        while (found := self._next()) is not None:
+            turn, link = found
+            self._queue.remove(turn)
+            self._under_way[link] += turn.size
+            self._sent_pairs[link] += turn.size
+            turn.given.set_result(link)
 
-    def _room_for(self, size: int) -> ScorerLink | None:
-        open_links = [link for link in self._links if link.up and self._has_room(link, size)]
+    def _next(self) -> tuple[CallTurn, ScorerLink] | None:
+        """Find whose turn it is: the oldest's, or while a big request's next call finds no room, some requests' that have nothing under way."""
+        while self._queue and self._queue[0].given.done():
+            self._queue.popleft()
+        if not self._queue:
+            return None
+        oldest = self._queue[0]
+        if link := self._room_for(oldest.size, first=oldest.first):
+            self._overtaken_pairs = 0
+            return oldest, link
+        if oldest.first:
+            return None
+        new = next((turn for turn in self.waiting() if turn.first), None)
+        # No more than one call's worth, or many small requests would keep a big one waiting for ever.
+        if new is None or self._overtaken_pairs + new.size > MAX_CALL_PAIRS:
+            return None
+        if link := self._room_for(new.size, first=True):
+            self._overtaken_pairs += new.size
+            return new, link
+        return None
+
+    def _room_for(self, size: int, *, first: bool) -> ScorerLink | None:
+        open_links = [link for link in self._links if link.up and self._has_room(link, size, first=first)]
         return min(open_links, key=lambda link: (self._under_way[link], self._sent_pairs[link]), default=None)
 
-    def _has_room(self, link: ScorerLink, size: int) -> bool:
-        share = _BATCHES_UNDER_WAY * link.batch_pairs / self._entry_workers
+    def _has_room(self, link: ScorerLink, size: int, *, first: bool) -> bool:
+        batch = link.batch_pairs / self._entry_workers
+        most = _BATCHES_UNDER_WAY * batch
+        if not first:
+            # Where a call is nearly a batch, keeping a part free would leave the Scorer without a waiting one.
+            most = max(most - min(MAX_CALL_PAIRS, _KEPT_SHARE * most), min(most, batch + size))
         under_way = self._under_way[link]
-        return under_way == 0 or under_way + size <= share
+        return under_way == 0 or under_way + size <= most

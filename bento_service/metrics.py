@@ -66,6 +66,16 @@ class EntryMetrics:
         return Counter("reranker_scorer_calls_total", "Calls from entry workers to a Scorer.", ["scorer"])
 
     @cached_property
+    def queued_pairs(self) -> Counter:
+        """Long documents count by their windows."""
+        return Counter("reranker_queued_pairs_total", "Pairs that took a place in the queue.")
+
+    @cached_property
+    def sent_pairs(self) -> Counter:
+        """The rest of the queued ones was dropped where it waited."""
+        return Counter("reranker_sent_pairs_total", "Pairs that went to a Scorer.")
+
+    @cached_property
     def requests_waiting(self) -> Gauge:
         """None of their pairs is under way yet."""
         return Gauge("reranker_requests_waiting", "Rerank requests that wait for a Scorer.", multiprocess_mode="livesum")

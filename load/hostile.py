@@ -33,6 +33,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests"), str(REPOSITORY / "lo
 
 import psutil  # noqa: E402  the path must be set first
 
+from saving import save  # noqa: E402
 from servers import Server  # noqa: E402
 from texts import Texts  # noqa: E402
 
@@ -315,8 +316,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="reranker-hostile-") as folder:
         home = Path(folder, "home")
         home.mkdir()
-        save = [sys.executable, "-m", "model_store_scripts.save_model", "--model", "builtin"]
-        subprocess.run(save, cwd=REPOSITORY, env=os.environ | {"BENTOML_HOME": str(home)}, check=True, capture_output=True)
+        save(home)
         phases = []
         with Server(home, RERANKER_API_KEYS=f"{HONEST},{HOSTILE}", CACHE_TTL_SECONDS=86_400) as server:
             for known in [False, True]:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -31,6 +29,7 @@ from evaluate import Judged  # noqa: E402
 from provenance import provenance, versions  # noqa: E402
 from quality_report import write_report  # noqa: E402
 from report_options import add_report_options  # noqa: E402
+from saving import NotSaved, save  # noqa: E402
 from servers import Server  # noqa: E402
 
 NAME = "quality-model"
@@ -79,12 +78,10 @@ def rank_all(judged: Judged, client: httpx.Client) -> Ranked:
 def measure(home: Path, model: str, precision: Quantization, data: Sequence[Judged]) -> Measured:
     """Save a model in a precision, serve it, and rank all data."""
     measured = Measured(precision)
-    save = [sys.executable, "-m", "model_store_scripts.save_model", "--model", model, "--quantization", precision, "--name", NAME]
-    saved = subprocess.run(
-        save, cwd=REPOSITORY, env=os.environ | {"BENTOML_HOME": str(home)}, capture_output=True, text=True, check=False
-    )
-    if saved.returncode:
-        measured.missing = f"not saved: {saved.stderr.strip().splitlines()[-1].removeprefix('error: ')}"
+    try:
+        save(home, precision, model=model, more=("--name", NAME))
+    except NotSaved as error:
+        measured.missing = f"not saved: {error}"
         return measured
     with Server(home, RERANKER_MODEL=NAME, QUANTIZATION=precision) as server:
         told = server.get("/health").json()["model"]

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,26 +21,13 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests"), str(REPOSITORY / "lo
 
 from provenance import provenance, sentence, versions  # noqa: E402  the path must be set first
 from report_options import add_report_options, command_line  # noqa: E402
+from saving import NotSaved, save  # noqa: E402
 from servers import Server  # noqa: E402
 from shapes import SHAPES, make_source  # noqa: E402
 from tables import precision_name, table  # noqa: E402
 
 NAME = "start-model"
 LIBRARIES = ("bentoml", "torch", "transformers", "tokenizers", "bitsandbytes")
-
-
-def save(home: Path, source: Path, precision: str) -> str:
-    """Save the model in a precision, in a process of its own; returns why that did not work, or nothing."""
-    command = [sys.executable, "-m", "model_store_scripts.save_model", "--model", str(source), "--quantization", precision]
-    ran = subprocess.run(
-        [*command, "--name", NAME],
-        cwd=REPOSITORY,
-        env=os.environ | {"BENTOML_HOME": str(home)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return "" if ran.returncode == 0 else ran.stderr.strip().splitlines()[-1]
 
 
 def start(home: Path, precision: str) -> dict[str, Any]:
@@ -65,7 +50,11 @@ def measure(shape: str, precisions: Sequence[str], rounds: int) -> list[dict[str
         source = make_source(home, shape)
         offered = []
         for precision in precisions:
-            problem = save(home, source, precision)
+            try:
+                save(home, precision, model=str(source), more=("--name", NAME))
+                problem = ""
+            except NotSaved as error:
+                problem = str(error)
             print(json.dumps({"shape": shape, "precision": precision, "problem": problem}), flush=True)
             offered += [] if problem else [precision]
         runs: dict[str, list[dict[str, Any]]] = {precision: [] for precision in offered}

@@ -97,7 +97,7 @@ async def test_who_has_waited_too_long_is_turned_away(entry_metrics: EntryMetric
 
 
 @pytest.mark.parametrize(
-    ("pairs_per_second", "seconds", "retry_after"), [(10.0, 9.6, None), (10.0, 3.0, 7), (10.0, 9.4, 1), (0.0, 3.0, None)]
+    ("pairs_per_second", "seconds", "retry_after"), [(10.0, 11.2, None), (10.0, 3.0, 9), (10.0, 11.0, 1), (0.0, 3.0, None)]
 )
 @played
 async def test_who_would_wait_too_long_is_turned_away_at_once(
@@ -106,7 +106,7 @@ async def test_who_would_wait_too_long_is_turned_away_at_once(
     """By the measured speed, and told when the queue will be short enough; before a speed is known everybody may wait."""
     link = FakeLink(pairs_per_second=2 * pairs_per_second)
     admission = make_admission(entry_metrics, link, wait_seconds=seconds)
-    # 95 pairs stand before a newcomer's first call: 32 under way, the big one's next 32, and the 31 of the other.
+    # 95 pairs stand before a newcomer's first call: 32 under way, the big one's next 32, and the 31 of the other; 16 fill its batch.
     ahead = [ask(admission, 320), ask(admission, 31, 1000)]
     link.pairs_per_second, known = 0.0, link.pairs_per_second
     call = await link.calls.get()

@@ -1,0 +1,333 @@
+"""Three times the load that the server bears, one big client beside small ones, and callers who hang up: `make overload`.
+
+Every phase asks for text that nobody has sent before, but for the known requests beside the overload. All bounds are checked; a broken one fails the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests"), str(REPOSITORY / "load")]
+
+from prometheus_client.parser import text_string_to_metric_families  # noqa: E402  the path must be set first
+
+from cores import Meter  # noqa: E402
+from provenance import provenance, sentence  # noqa: E402
+from report_options import REPORTS, command_line  # noqa: E402
+from saving import save  # noqa: E402
+from servers import Server  # noqa: E402
+from tables import table  # noqa: E402
+from visitors import HUNG_UP, OK, TOO_MANY, Crowd, answered, goodput, latency, new_bodies  # noqa: E402
+
+QUEUE_TIMEOUT_SECONDS = 2.0
+DOCUMENTS, BIG_DOCUMENTS, CLIENTS = 10, 1000, 32
+KNOWN_REQUESTS, KNOWN_PER_SECOND = 20, 5
+OVERLOAD = 3.0
+LEAVING_LOAD, LEAVING_DOCUMENTS = 0.8, 50
+SETTLE_SECONDS = 2.0
+MOST_GROWTH = 0.03
+TRAILING_SECONDS = 10.0  # of growth in memory that is no growth of overload: the first seconds fill buffers
+
+
+@dataclass
+class Check:
+    """One bound: what was asked and what was measured."""
+
+    asked: str
+    measured: str
+    kept: bool
+
+
+@dataclass
+class Result:
+    """What the phases found."""
+
+    checks: list[Check] = field(default_factory=list)
+    raw: dict[str, Any] = field(default_factory=dict)
+
+    def check(self, asked: str, measured: str, *, kept: bool) -> None:
+        """Note a bound."""
+        self.checks.append(Check(asked, measured, kept))
+        print(f"{'kept' if kept else 'BROKEN'}: {asked}: {measured}", flush=True)
+
+
+def counters(server: Server) -> dict[str, float]:
+    """Read every sample without labels, and those of one label by their value."""
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(server.get("/metrics").text):
+        for sample in family.samples:
+            found[sample.name + "".join(f":{value}" for value in sample.labels.values())] = sample.value
+    return found
+
+
+@contextlib.asynccontextmanager
+async def memory(server: Server) -> AsyncIterator[dict[str, list[tuple[float, int]]]]:
+    """Sample the resident bytes of the worker processes each second."""
+    series: dict[str, list[tuple[float, int]]] = {}
+    begin = time.monotonic()
+    workers = {f"{name} {worker.pid}": worker for name in ("Reranker", "Scorer") for worker in server.workers(name)}
+
+    async def sample() -> None:
+        while True:
+            for name, worker in workers.items():
+                series.setdefault(name, []).append((time.monotonic() - begin, worker.memory_info().rss))
+            await asyncio.sleep(1)
+
+    task = asyncio.create_task(sample())
+    try:
+        yield series
+    finally:
+        task.cancel()
+
+
+async def peak(server: Server, seconds: float, seed: int) -> float:
+    """Measure the pairs/s of many clients in a closed loop, after a warm-up."""
+    async with Crowd(server.url) as crowd:
+        await crowd.closed_loop(new_bodies(seed, DOCUMENTS), clients=CLIENTS, seconds=3 + seconds)
+        return goodput(crowd.visits, 3, 3 + seconds)
+
+
+async def unloaded(server: Server, seconds: float, seed: int) -> float:
+    """Measure the p99 of one client, in seconds."""
+    async with Crowd(server.url) as crowd:
+        await crowd.closed_loop(new_bodies(seed, DOCUMENTS), clients=1, seconds=seconds)
+        return latency(crowd.visits, 0.99)
+
+
+async def overload(server: Server, result: Result, plan: argparse.Namespace) -> None:
+    """Offer three times the peak."""
+    alone_p99 = await unloaded(server, plan.seconds / 3, 1)
+    best = await peak(server, plan.seconds / 3, 2)
+    rate = OVERLOAD * best / DOCUMENTS
+    draw_known = new_bodies(3, DOCUMENTS)
+    known = [draw_known() for _ in range(KNOWN_REQUESTS)]
+    async with Crowd(server.url) as first, Crowd(server.url) as crowd, Crowd(server.url) as cached, memory(server) as series:
+        for body in known:
+            await first.visit(body)
+        crowd.begin = cached.begin = time.monotonic()
+        meter = Meter([server.process.pid])
+        known_bodies = itertools.cycle(known)
+        await asyncio.gather(
+            crowd.open_loop(new_bodies(4, DOCUMENTS), requests_per_second=rate, seconds=plan.seconds, seed=5),
+            cached.open_loop(lambda: next(known_bodies), requests_per_second=KNOWN_PER_SECOND, seconds=plan.seconds, seed=6),
+        )
+        used, others = meter.read()
+    await asyncio.sleep(max(0.0, plan.seconds + SETTLE_SECONDS - crowd.age))
+    again_p99 = await unloaded(server, plan.seconds / 6, 7)
+    after_rate = await peak(server, plan.seconds / 3, 8)
+    statuses = Counter(visit.status for visit in crowd.visits)
+    refused = [visit for visit in crowd.visits if visit.status == TOO_MANY]
+    begin = min(5.0, plan.seconds / 4)
+    good = goodput(crowd.visits, begin, plan.seconds)
+    admitted_p99 = latency(crowd.visits, 0.99)
+    bound = QUEUE_TIMEOUT_SECONDS + 2 * alone_p99
+    result.raw["overload"] = {
+        "unloaded_p99_seconds": alone_p99,
+        "peak_pairs_per_second": best,
+        "offered_requests_per_second": rate,
+        "statuses": statuses,
+        "codes": Counter(visit.code for visit in refused),
+        "goodput_pairs_per_second": good,
+        "admitted_p50_seconds": latency(crowd.visits, 0.5),
+        "admitted_p99_seconds": admitted_p99,
+        "known_p99_seconds": latency(cached.visits, 0.99),
+        "refused_p99_seconds": sorted(visit.seconds for visit in refused)[int(0.99 * len(refused))] if refused else None,
+        "retry_after": Counter(visit.retry_after for visit in refused),
+        "again_p99_seconds": again_p99,
+        "again_pairs_per_second": after_rate,
+        "server_cores": used,
+        "other_cores": others,
+        "resident_bytes": series,
+        "visits": [[round(visit.due, 3), visit.status, round(visit.seconds, 4)] for visit in crowd.visits],
+    }
+    result.check(
+        f"admitted p99 <= {QUEUE_TIMEOUT_SECONDS:g} s + 2 x unloaded p99 ({bound:.2f} s)",
+        f"{admitted_p99:.2f} s",
+        kept=admitted_p99 <= bound,
+    )
+    result.check(
+        "the rest 429 with Retry-After, nothing else",
+        ", ".join(f"{count} x {status}" for status, count in sorted(statuses.items())),
+        kept=set(statuses) <= {OK, TOO_MANY} and all(visit.retry_after and int(visit.retry_after) >= 1 for visit in refused),
+    )
+    result.check("goodput >= 0.9 of the peak", f"{good:.0f} of {best:.0f} pairs/s: {good / best:.2f}", kept=good >= 0.9 * best)
+    known_good = len(answered(cached.visits))
+    result.check(
+        "wholly cached requests all answered",
+        f"{known_good} of {len(cached.visits)}, p99 {1000 * latency(cached.visits, 0.99):.0f} ms",
+        kept=known_good == len(cached.visits) and all(visit.hits == visit.pairs for visit in cached.visits),
+    )
+    growths = {name: _growth(samples) for name, samples in series.items()}
+    result.check(
+        f"memory flat: each process grows < 3 % after {TRAILING_SECONDS:g} s",
+        ", ".join(f"{name.split()[0]} {100 * growth:+.1f} %" for name, growth in growths.items()),
+        kept=all(growth < MOST_GROWTH for growth in growths.values()),
+    )
+    result.check(
+        f"full speed again within {SETTLE_SECONDS:g} s of its end (p99 of one client <= 1.2 x before, peak >= 0.9)",
+        f"p99 {1000 * again_p99:.0f} ms for {1000 * alone_p99:.0f}, {after_rate:.0f} for {best:.0f} pairs/s",
+        kept=again_p99 <= 1.2 * alone_p99 and after_rate >= 0.9 * best,
+    )
+
+
+def _growth(samples: list[tuple[float, int]]) -> float:
+    before = [size for at, size in samples if at <= TRAILING_SECONDS]
+    return samples[-1][1] / max(before) - 1 if before else 0.0
+
+
+async def fairness(server: Server, result: Result, plan: argparse.Namespace) -> None:
+    """Send 10-document requests alone and beside one client of 1,000-document ones."""
+    alone = await unloaded(server, plan.seconds / 2, 11)
+    before = counters(server)
+    async with Crowd(server.url) as small, Crowd(server.url) as big:
+        giant = asyncio.create_task(big.closed_loop(new_bodies(12, BIG_DOCUMENTS), clients=1, seconds=plan.seconds + 3))
+        await asyncio.sleep(3)
+        await small.closed_loop(new_bodies(13, DOCUMENTS), clients=1, seconds=plan.seconds)
+        beside, failures = latency(small.visits, 0.99), [visit for visit in small.visits + big.visits if visit.status != OK]
+        await giant
+    after = counters(server)
+    batches = after["reranker_batch_seconds_count"] - before["reranker_batch_seconds_count"]
+    batch = (after["reranker_batch_seconds_sum"] - before["reranker_batch_seconds_sum"]) / batches
+    result.raw["fairness"] = {
+        "alone_p99_seconds": alone,
+        "beside_p50_seconds": latency(small.visits, 0.5),
+        "beside_p99_seconds": beside,
+        "batch_seconds": batch,
+        "big_requests": len(big.visits),
+        "failures": len(failures),
+        "visits": [[round(visit.due, 3), round(visit.seconds, 4)] for visit in small.visits],
+    }
+    result.check(
+        f"{DOCUMENTS}-document requests beside {BIG_DOCUMENTS}-document ones: p99 <= p99 alone + two Scorer batches",
+        f"{beside:.2f} s; alone {alone:.2f} s, a batch {batch:.2f} s on average: bound {alone + 2 * batch:.2f} s; {len(failures)} failed",
+        kept=beside <= alone + 2 * batch and not failures,
+    )
+
+
+async def leaving(server: Server, result: Result, plan: argparse.Namespace) -> None:
+    """Send the same arrivals twice; the second time half of the callers hang up midway."""
+    best = await peak(server, plan.seconds / 3, 21)
+    p99s: dict[float, float] = {}
+    patience = 1.0
+    for share, seed in ((0.0, 22), (0.5, 23)):
+        before = counters(server)
+        async with Crowd(server.url) as crowd:
+            await crowd.open_loop(
+                new_bodies(seed, LEAVING_DOCUMENTS),
+                requests_per_second=LEAVING_LOAD * best / LEAVING_DOCUMENTS,
+                seconds=plan.seconds,
+                seed=24,
+                leaving=share,
+                patience=patience,
+            )
+        after = await _settled(server)
+        p99s[share] = latency(crowd.visits, 0.99)
+        patience = latency(crowd.visits, 0.5)
+        gone = [visit for visit in crowd.visits if visit.status == HUNG_UP]
+        told = {name: after.get(name, 0) - before.get(name, 0) for name in NAMES}
+        result.raw[f"leaving {share:g}"] = {
+            "requests": len(crowd.visits),
+            "hung_up": len(gone),
+            "answered_pairs": sum(visit.pairs for visit in answered(crowd.visits)),
+            "p99_seconds": p99s[share],
+            "counters": told,
+            "statuses": Counter(visit.status for visit in crowd.visits),
+        }
+    queued, sent = told["reranker_queued_pairs_total"], told["reranker_sent_pairs_total"]
+    scored = told["reranker_pairs_total:scored"] + told["reranker_pairs_total:late"]
+    answered_pairs = sum(visit.pairs for visit in answered(crowd.visits))
+    left = sum(visit.pairs for visit in gone)
+    result.check(
+        "of the pairs of those who hung up none is computed that was not under way",
+        f"{left:.0f} pairs of {len(gone)} callers: {queued - sent:.0f} dropped in the queue, {sent - answered_pairs:.0f} under way, the rest never queued; "
+        f"sent to the Scorer {sent:.0f}, computed {scored:.0f}",
+        kept=scored == sent and queued - sent > 0 and answered_pairs <= sent,
+    )
+    result.check(
+        "the others' p99 unchanged within 20 %",
+        f"{p99s[0.5]:.2f} s for {p99s[0.0]:.2f} s: {p99s[0.5] / p99s[0.0]:.2f}",
+        kept=p99s[0.5] <= 1.2 * p99s[0.0],
+    )
+
+
+NAMES = (
+    "reranker_documents_total",
+    "reranker_queued_pairs_total",
+    "reranker_sent_pairs_total",
+    "reranker_pairs_total:scored",
+    "reranker_pairs_total:late",
+)
+
+
+async def _settled(server: Server) -> dict[str, float]:
+    """Wait until nothing is under way and read the counters."""
+    async with asyncio.timeout(60):
+        while True:
+            told = counters(server)
+            if not told.get("reranker_requests_active") and not told.get("reranker_requests_waiting"):
+                await asyncio.sleep(1.5)  # a batch that nobody waits for may still run
+                return counters(server)
+            await asyncio.sleep(0.1)
+
+
+def report(result: Result, told: dict[str, Any], server_settings: dict[str, Any], health: dict[str, Any]) -> str:
+    """Write it in markdown."""
+    model = health["model"]
+    lines = [
+        "# Overload, fairness, callers who hang up",
+        "",
+        sentence(told),
+        f"Model {model['source']} in {model['quantization']} on {model['device']}; settings {server_settings}.",
+        "",
+        *table(
+            ["bound", "measured", ""],
+            [[each.asked, each.measured, "kept" if each.kept else "**broken**"] for each in result.checks],
+        ),
+        "All text is new but for the known requests; latencies count from when a request was due. Raw figures: [overload.json](overload.json).",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run the phases that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--phases", nargs="+", choices=list(PHASES), default=list(PHASES))
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each phase's load")
+    parser.add_argument("--quantization", default="int8")
+    parser.add_argument("--reports", type=Path, default=REPORTS)
+    plan = parser.parse_args()
+    told = provenance(command_line("overload", sys.argv[1:]))
+    result = Result()
+    settings = {"QUANTIZATION": plan.quantization, "RERANKER_QUEUE_TIMEOUT": QUEUE_TIMEOUT_SECONDS}
+    with tempfile.TemporaryDirectory() as folder:
+        save(Path(folder), plan.quantization)
+        with Server(Path(folder), **settings) as server:
+            for name in plan.phases:
+                asyncio.run(PHASES[name](server, result, plan))
+            health = server.get("/health").json()
+    plan.reports.mkdir(exist_ok=True)
+    (plan.reports / "overload.md").write_text(report(result, told, settings, health), encoding="utf-8")
+    raw = {"provenance": told, "settings": settings, "checks": [vars(each) for each in result.checks], **result.raw}
+    (plan.reports / "overload.json").write_text(json.dumps(raw) + os.linesep, encoding="utf-8")
+    return 0 if all(each.kept for each in result.checks) else 1
+
+
+PHASES = {"overload": overload, "fairness": fairness, "leaving": leaving}
+
+if __name__ == "__main__":
+    sys.exit(main())
