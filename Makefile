@@ -31,7 +31,7 @@ BUILTIN := $(BENTOML_STORE)/all-minilm-l6-v2
 BUILTIN_SAVED = $(wildcard $(if $(filter auto,$(SAVED)),$(foreach variant,/latest -int8/latest -bf16/latest -fp16/latest,$(BUILTIN)$(variant)),$(BUILTIN)$(if $(filter-out none,$(SAVED)),-$(SAVED))/latest))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-fuzz setup-clients setup-peers model models verify serve build lint test chromium test-browser readme cache-clear bench bench-cache bench-dialects engines cache-layouts cache-faults hostile cache-property fuzz replay evaluate compare quality starts endurance clean
+.PHONY: help setup setup-dev setup-fuzz setup-clients setup-peers model models verify serve build lint test chromium test-browser readme cache-clear bench bench-cache bench-dialects engines cache-layouts cache-faults hostile cache-property fuzz replay evaluate compare quality starts overload resilience endurance clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -181,6 +181,12 @@ quality: $(VENV)/.report ## nDCG@10, Kendall tau and memory in each precision, i
 
 starts: $(VENV)/.report ## memory of the weights and start times in each precision, into load/reports/starts.md
 	$(BIN)/python load/starts.py $(BENCH_ARGS)
+
+overload: setup-dev ## three times the load it bears, fairness, callers who hang up; into load/reports/overload.md
+	$(BIN)/python load/overload.py $(BENCH_ARGS)
+
+resilience: setup-dev ## SIGTERM, a killed and a hung model worker under load, 20 times each; into load/reports/resilience.md
+	$(BIN)/python load/resilience.py $(BENCH_ARGS)
 
 endurance: setup-dev ## 32 clients for 60 s, and 50 pauses of 6 s: no failed request
 	ENDURANCE_SECONDS=60 ENDURANCE_PAUSES=50 $(BIN)/python -m pytest -p no:cacheprovider --timeout 900 -s \
