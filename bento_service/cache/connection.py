@@ -21,11 +21,12 @@ from bento_service.redis_url import FORMS, RedisAddress
 T = TypeVar("T")
 # Calls at once; a call takes about a millisecond, so more would only wait inside Redis.
 _MOST_CALLS = 32
-# Of the time-out, what a call waits for its turn: with it, a look-up and a store together cost a request no more than a lease.
-_TURN_PATIENCE = 3
 # A burst of requests keeps this process from its answers; each look at the clock sees to those that have come, so what lies between
 # two looks counts as one share of the time-out, however long it took.
 _LOOKS = 8
+# What a call waits for its turn, three time-outs: with it, a look-up and a store together cost a request no more than a lease. One look
+# less, or whether those behind three rounds of calls that time out still get a turn would be a matter of luck.
+_TURN_LOOKS = 3 * _LOOKS - 1
 _CLOSE_SECONDS = 1.0
 _CANCEL_AGAIN_SECONDS = 0.01
 # redis-py's own timer would end a call whose answer came while this process was held up; ours looks once more.
@@ -139,7 +140,7 @@ class Connection:
             return
         turn = asyncio.ensure_future(self._turns.acquire())
         try:
-            if not await self._comes(turn, time_outs=_TURN_PATIENCE):
+            if not await self._comes(turn, looks=_TURN_LOOKS):
                 raise RedisFailed("busy")
         except asyncio.CancelledError:
             if turn.done():
@@ -148,9 +149,9 @@ class Connection:
         finally:
             turn.cancel()
 
-    async def _comes(self, awaited: asyncio.Future[Any], *, time_outs: int = 1) -> bool:
-        """Wait for something to be done, so many time-outs long; what holds this process up counts little."""
-        for _ in range(time_outs * _LOOKS):
+    async def _comes(self, awaited: asyncio.Future[Any], *, looks: int = _LOOKS) -> bool:
+        """Wait for something to be done, so many looks at it long; what holds this process up counts little."""
+        for _ in range(looks):
             await asyncio.wait({awaited}, timeout=self._timeout_seconds / _LOOKS)
             if awaited.done():
                 return True
