@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # schemathesis and hypothesis stay out of the environment that runs pytest.
 FUZZ_VENV := .venv-fuzz
+# Nothing but what a Bento asks for: a test serves one from it.
+BENTO_VENV := .venv-bento
 # The quantisers that `make engines` compares are no part of the service.
 ENGINES_VENV := .venv-engines
 PORT ?= 3000
@@ -31,7 +33,7 @@ BUILTIN := $(BENTOML_STORE)/all-minilm-l6-v2
 BUILTIN_SAVED = $(wildcard $(if $(filter auto,$(SAVED)),$(foreach variant,/latest -int8/latest -bf16/latest -fp16/latest,$(BUILTIN)$(variant)),$(BUILTIN)$(if $(filter-out none,$(SAVED)),-$(SAVED))/latest))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-fuzz setup-clients setup-peers model models verify serve build lint test chromium test-browser readme cache-clear bench bench-cache bench-dialects engines cache-layouts cache-faults hostile cache-property fuzz replay evaluate compare quality starts overload resilience endurance clean
+.PHONY: help setup setup-dev setup-bento setup-fuzz setup-clients setup-peers model models verify serve build lint test chromium test-browser readme cache-clear bench bench-cache bench-dialects engines cache-layouts cache-faults hostile cache-property fuzz replay evaluate compare quality starts overload resilience endurance clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -81,6 +83,14 @@ $(FUZZ_VENV)/.made: $(VENV)/.made tests/fuzz/requirements.txt
 
 setup-fuzz: $(FUZZ_VENV)/.made ## make the environment of schemathesis
 
+$(BENTO_VENV)/.made: requirements.txt | $(VENV)/.made
+	$(PYTHON) -m venv $(BENTO_VENV)
+	$(BENTO_VENV)/bin/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX_URL),--index-url "$(TORCH_INDEX_URL)") "$$(grep '^torch==' requirements.txt)"
+	$(BENTO_VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+setup-bento: $(BENTO_VENV)/.made ## make the environment of a Bento's requirements alone
+
 $(ENGINES_VENV)/.made: $(VENV)/.made load/engines-requirements.txt
 	$(PYTHON) -m venv $(ENGINES_VENV)
 	$(ENGINES_VENV)/bin/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX_URL),--index-url "$(TORCH_INDEX_URL)") "$$(grep '^torch==' load/engines-requirements.txt)"
@@ -121,7 +131,7 @@ lint: setup-dev ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: setup-dev setup-fuzz setup-clients lint ## everything CI runs, but for test-browser
+test: setup-dev setup-bento setup-fuzz setup-clients lint ## everything CI runs, but for test-browser
 	$(BIN)/python -m pytest -p no:cacheprovider
 
 chromium:
@@ -193,4 +203,4 @@ endurance: setup-dev ## 32 clients for 60 s, and 50 pauses of 6 s: no failed req
 		tests/integration/test_server.py -k "many_clients or a_pause"
 
 clean: ## remove the environments
-	rm -rf $(VENV) $(FUZZ_VENV) $(ENGINES_VENV) $(CLIENTS) $(PEERS) *.egg-info
+	rm -rf $(VENV) $(BENTO_VENV) $(FUZZ_VENV) $(ENGINES_VENV) $(CLIENTS) $(PEERS) *.egg-info
