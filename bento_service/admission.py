@@ -138,11 +138,13 @@ class Admission:
         """Count pairs as queued, refusing nobody: also the windows of long documents, which only tokenising tells."""
         self._queued_pairs += pairs
         place.pairs += pairs
+        self._metrics.queue_pairs.set(self._queued_pairs)
         try:
             yield
         finally:
             self._queued_pairs -= pairs
             place.pairs -= pairs
+            self._metrics.queue_pairs.set(self._queued_pairs)
 
     def seconds_for(self, pairs: int) -> float:
         """Estimate how long so many more pairs would take by now; 0 while the speed is unknown."""
@@ -196,10 +198,10 @@ class Admission:
     ) -> list[PairScore]:
         """Queue one call at a time, so that a big request stands in the queue only once and others get their turn."""
         begin = time.monotonic()
-        with self._metrics.requests_waiting.track_inprogress():
+        with self._metrics.waiting():
             turn = await self._first_turn(min(len(blobs), self._turns.call_pairs))
         self._begun(place)
-        self._metrics.stage_seconds.labels("queue").observe(time.monotonic() - begin)
+        self._metrics.stage("queue", begin)
         calls: list[asyncio.Task[list[PairScore]]] = []
         try:
             with self._metrics.requests_active.track_inprogress():

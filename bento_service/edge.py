@@ -119,6 +119,8 @@ class Edge:
         status = _CLIENT_CLOSED_REQUEST
         begun = False
         endless = _is_endless(scope)
+        ranks = float(route in POST_ROUTES)
+        self._metrics.requests_in_flight.inc(ranks)
 
         async def ending_receive() -> Message:
             nonlocal endless
@@ -147,6 +149,7 @@ class Edge:
             await error_response(failure)(scope, receive, counted_send)
         finally:
             seconds = time.perf_counter() - start
+            self._metrics.requests_in_flight.dec(ranks)
             self._metrics.requests.labels(route, str(status)).inc()
             self._metrics.request_seconds.labels(route).observe(seconds)
             if self._access_log and path not in PROBES:

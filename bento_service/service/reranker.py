@@ -23,7 +23,9 @@ from bento_service.cache.shared import SharedCache
 from bento_service.catalog import Catalog
 from bento_service.dedup import Deduplication
 from bento_service.edge import Edge
+from bento_service.exposition import Exposition
 from bento_service.health import Health
+from bento_service.machine import Machine
 from bento_service.metrics import EntryMetrics
 from bento_service.pipeline import Pipeline
 from bento_service.quota import Quota
@@ -46,9 +48,9 @@ from bento_service.service.startup import (
     mark_entry_ready,
     warm_up_pair,
 )
+from bento_service.service.workers import WORKER_MODULE, Workers
 
 _POLL_SECONDS = 0.02
-_WORKER_MODULE = "_bentoml_impl.worker.service"
 _ENTRY_METRICS = EntryMetrics()
 _CURRENT: dict[str, Routes] = {}
 
@@ -117,6 +119,7 @@ class _Reranker:
         self.routes = Routes(
             pipeline=pipeline,
             health=health,
+            exposition=Exposition(self._links, Machine(Workers().processes)),
             catalog=catalog,
             quota=Quota(SETTINGS.pairs_per_key_per_worker, admission.seconds_for),
             entry_metrics=_ENTRY_METRICS,
@@ -143,6 +146,7 @@ class _Reranker:
     async def start(self) -> None:
         """Begin to watch the Scorers and Redis."""
         _CURRENT["routes"] = self.routes
+        _ENTRY_METRICS.bounded(pairs=SETTINGS.queue_pairs_per_worker, wait_seconds=SETTINGS.queue_timeout_seconds)
         await self._housekeeping.start()
         for link in self._links:
             link.start()
@@ -167,7 +171,7 @@ class _Reranker:
             while not await self.__is_ready__():  # noqa: ASYNC110  rare, and readiness is no event
                 await asyncio.sleep(_POLL_SECONDS)
         given = {name: value for name, value in fields.items() if value is not None}
-        return await self.routes.answer({"query": query, **given}, time.perf_counter())
+        return await self.routes.answer({"query": query, **given}, time.monotonic())
 
     async def __is_ready__(self) -> bool:
         """/readyz: a Scorer answers and is warm; at the start, all entry workers have seen one."""
@@ -192,7 +196,7 @@ def _all_siblings_run() -> bool:
     running = 0
     for child in psutil.Process(os.getppid()).children():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            running += child.status() != psutil.STATUS_ZOMBIE and _WORKER_MODULE in child.cmdline()
+            running += child.status() != psutil.STATUS_ZOMBIE and WORKER_MODULE in child.cmdline()
     return running >= SETTINGS.workers + SCORER_COUNT
 
 
