@@ -37,7 +37,15 @@ from bento_service.settings import Settings
 _QUERIES_AT_ONCE = 32
 Choice = Callable[[dict[str, Any]], Dialect]
 # What a browser's page may read of an answer besides its body.
-EXPOSED_HEADERS = ("retry-after", "x-cache-hits", "x-cache-misses", "x-cache-shared", "x-compute-tokens", "x-total-time")
+EXPOSED_HEADERS = (
+    "retry-after",
+    "x-request-id",
+    "x-cache-hits",
+    "x-cache-misses",
+    "x-cache-shared",
+    "x-compute-tokens",
+    "x-total-time",
+)
 
 
 def native_or_tei(fields: dict[str, Any]) -> Dialect:

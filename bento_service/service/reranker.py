@@ -48,6 +48,7 @@ from bento_service.service.startup import (
     mark_entry_ready,
     warm_up_pair,
 )
+from bento_service.service.tracing import stage_spans
 from bento_service.service.workers import WORKER_MODULE, Workers
 
 _POLL_SECONDS = 0.02
@@ -146,6 +147,7 @@ class _Reranker:
     async def start(self) -> None:
         """Begin to watch the Scorers and Redis."""
         _CURRENT["routes"] = self.routes
+        _ENTRY_METRICS.on_stage = stage_spans()
         _ENTRY_METRICS.bounded(pairs=SETTINGS.queue_pairs_per_worker, wait_seconds=SETTINGS.queue_timeout_seconds)
         await self._housekeeping.start()
         for link in self._links:
