@@ -56,4 +56,4 @@ class JsonLines(JsonFormatter):
         span = trace.get_current_span().get_span_context()
         if span.trace_flags.sampled:
             log_data |= {"trace_id": format(span.trace_id, "032x"), "span_id": format(span.span_id, "016x")}
-        return {name: value for name, value in log_data.items() if value not in (None, "")}
+        return {name: value for name, value in {"time": None, **log_data}.items() if value not in (None, "")}

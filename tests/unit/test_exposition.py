@@ -6,9 +6,7 @@ import math
 import time
 from typing import Any, cast
 
-import pytest
 from parts import FakeLink, played
-from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
 from bento_service.exposition import CONTENT_TYPE, Exposition, totals
@@ -18,23 +16,15 @@ from bento_service.metrics import EntryMetrics
 AGE = ("reranker_queue_age_seconds", ())
 
 
-@pytest.fixture(autouse=True)
-def _registry_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Empty prometheus_client's one registry for a test."""
-    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
-    monkeypatch.setattr(REGISTRY, "_collector_to_names", {})
-    monkeypatch.setattr(REGISTRY, "_names_to_collectors", {})
-
-
 async def _families(*links: FakeLink) -> dict[str, Any]:
     text = await Exposition(cast("Any", links), Machine(dict)).text()
     return {family.name: family for family in text_string_to_metric_families(text.decode())}
 
 
 @played
-async def test_the_exposition_is_prometheus_text() -> None:
+async def test_the_exposition_is_prometheus_text(entry_metrics: EntryMetrics) -> None:
     """And holds what was counted, and what the machine has."""
-    room = EntryMetrics()
+    room = entry_metrics
     room.documents.inc(3)
     room.stage("queue", 10.0, 10.02)
     families = await _families()
@@ -54,9 +44,9 @@ async def test_scorers_are_counted_as_this_worker_sees_them() -> None:
     assert families["reranker_scorers"].samples[0].value == 3
 
 
-def test_the_queue_s_age_is_that_of_its_oldest_request() -> None:
+def test_the_queue_s_age_is_that_of_its_oldest_request(entry_metrics: EntryMetrics) -> None:
     """Younger ones come and go without changing it; when it goes, the next one is the oldest; without any it is 0."""
-    room = EntryMetrics()
+    room = entry_metrics
     room.bounded(pairs=10, wait_seconds=2.0)
     assert totals()[AGE] == 0
     before = time.monotonic()
@@ -77,9 +67,9 @@ def test_the_queue_s_age_is_that_of_its_oldest_request() -> None:
     assert totals()[AGE] == 0
 
 
-def test_the_bounds_of_the_queue_are_told() -> None:
+def test_the_bounds_of_the_queue_are_told(entry_metrics: EntryMetrics) -> None:
     """In pairs and seconds."""
-    EntryMetrics().bounded(pairs=10, wait_seconds=2.0)
+    entry_metrics.bounded(pairs=10, wait_seconds=2.0)
     samples = totals()
     assert samples["reranker_queue_limit_pairs", ()] == 10
     assert samples["reranker_queue_wait_limit_seconds", ()] == 2.0
