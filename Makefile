@@ -146,6 +146,9 @@ bench: setup ## speed of the scorer, directly and over HTTP, in one run
 bench-cache: setup-dev ## latency of known pairs from the process and from Redis, beside a bare BentoML API; bytes a pair takes in Redis
 	$(BIN)/python load/bench_cache.py $(BENCH_ARGS)
 
+bench-metrics: setup-dev ## what counting costs a cached request, into load/reports/metrics-cost.md
+	$(BIN)/python load/metrics_cost.py $(BENCH_ARGS)
+
 bench-dialects: setup ## what translating a request of 50 documents costs in each client's format
 	$(BIN)/python load/bench_dialects.py $(BENCH_ARGS)
 

@@ -153,8 +153,7 @@ class Edge:
         finally:
             seconds = time.monotonic() - start
             self._metrics.requests_in_flight.dec(ranks)
-            self._metrics.requests.labels(route, str(status)).inc()
-            self._metrics.request_seconds.labels(route).observe(seconds)
+            self._metrics.answered(route, status, seconds)
             if self._access_log and path not in PROBES:
                 _log_access(scope, route, status, 1000 * seconds)
 

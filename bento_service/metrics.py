@@ -156,10 +156,23 @@ class EntryMetrics:
         if self.on_stage:
             self.on_stage(name, begun, ended)
 
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """Count a request that has been answered."""
+        self._requests(route, str(status)).inc()
+        self._request_seconds(route).observe(seconds)
+
+    # To look a label's counter up takes longer than to count in it.
     @cached_property
     def _stages(self) -> Callable[[str], Histogram]:
-        # Finding a label's histogram takes longer than to count in it.
         return cache(self.stage_seconds.labels)
+
+    @cached_property
+    def _requests(self) -> Callable[[str, str], Counter]:
+        return cache(self.requests.labels)
+
+    @cached_property
+    def _request_seconds(self) -> Callable[[str], Histogram]:
+        return cache(self.request_seconds.labels)
 
     def bounded(self, *, pairs: int, wait_seconds: float) -> None:
         """Say how much of the queue there is."""
