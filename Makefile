@@ -33,7 +33,7 @@ BUILTIN := $(BENTOML_STORE)/all-minilm-l6-v2
 BUILTIN_SAVED = $(wildcard $(if $(filter auto,$(SAVED)),$(foreach variant,/latest -int8/latest -bf16/latest -fp16/latest,$(BUILTIN)$(variant)),$(BUILTIN)$(if $(filter-out none,$(SAVED)),-$(SAVED))/latest))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-bento setup-fuzz setup-clients setup-peers model models verify serve build lint test chromium test-browser readme cache-clear bench bench-cache bench-dialects engines cache-layouts cache-faults hostile cache-property fuzz replay evaluate compare quality starts overload resilience endurance clean
+.PHONY: help setup setup-dev setup-bento setup-fuzz setup-clients setup-peers model models verify serve build lint test chromium test-browser readme cache-clear metrics bench bench-cache bench-metrics bench-dialects engines cache-layouts cache-faults hostile cache-property fuzz replay evaluate compare quality starts overload resilience endurance clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -147,11 +147,17 @@ cache-clear: setup ## forget one model's scores in Redis and in the servers that
 	@test -n "$(FINGERPRINT)" || { echo "error: say which: make cache-clear FINGERPRINT=<model.fingerprint of /health>" >&2; exit 1; }
 	@$(BIN)/python -m bento_service.cache.clear --fingerprint "$(FINGERPRINT)"
 
+metrics: setup ## requests, latency, queue, cache, batches and memory of a running server, for a person: [URL=http://localhost:3000] [KEY=<API key>]
+	@$(BIN)/python load/performance.py $(if $(URL),--url "$(URL)") $(if $(KEY),--key "$(KEY)")
+
 bench: setup ## speed of the scorer, directly and over HTTP, in one run
 	$(BIN)/python load/bench.py $(BENCH_ARGS)
 
 bench-cache: setup-dev ## latency of known pairs from the process and from Redis, beside a bare BentoML API; bytes a pair takes in Redis
 	$(BIN)/python load/bench_cache.py $(BENCH_ARGS)
+
+bench-metrics: setup-dev ## what counting costs a cached request, into load/reports/metrics-cost.md
+	$(BIN)/python load/metrics_cost.py $(BENCH_ARGS)
 
 bench-dialects: setup ## what translating a request of 50 documents costs in each client's format
 	$(BIN)/python load/bench_dialects.py $(BENCH_ARGS)

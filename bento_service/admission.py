@@ -148,11 +148,13 @@ class Admission:
         self._queued_pairs += pairs
         self._metrics.queued_pairs.inc(pairs)
         place.pairs += pairs
+        self._metrics.queue_pairs.set(self._queued_pairs)
         try:
             yield
         finally:
             self._queued_pairs -= pairs
             place.pairs -= pairs
+            self._metrics.queue_pairs.set(self._queued_pairs)
 
     def seconds_for(self, pairs: int) -> float:
         """Estimate how long so many more pairs would take by now; 0 while the speed is unknown."""
@@ -206,10 +208,10 @@ class Admission:
     ) -> list[PairScore]:
         """Queue one call at a time, so that a big request stands in the queue only once and others get their turn."""
         begin, queued_pairs = time.monotonic(), self._queued_pairs
-        with self._metrics.requests_waiting.track_inprogress():
+        with self._metrics.waiting():
             turn = await self._first_turn(min(len(blobs), self._turns.call_pairs))
         self._begun(place)
-        self._metrics.stage_seconds.labels("queue").observe(time.monotonic() - begin)
+        self._metrics.stage("queue", begin)
         calls: list[asyncio.Task[list[PairScore]]] = []
 
         def learn(call: asyncio.Task[list[PairScore]]) -> None:

@@ -66,13 +66,19 @@ class Deduplication:
                 task.cancel()
 
     async def answers(
-        self, keys: PairKeys, compute: Compute, *, use: CacheUse, alone_seconds: Callable[[int], float]
+        self,
+        keys: PairKeys,
+        compute: Compute,
+        *,
+        use: CacheUse,
+        alone_seconds: Callable[[int], float],
+        looked_up: Callable[[], None] = lambda: None,
     ) -> list[Answer]:
         """Answer each pair, in order; no pair may come twice.
 
         alone_seconds: how long so many pairs would take by now if nothing was shared. What others own is waited for during a lease
-        longer than that; then whatever is not with a Scorer is taken over from who has had it for that long. Cancelling drops
-        what nobody else wants and has not gone out. Raises what `compute` raises.
+        longer than that; then whatever is not with a Scorer is taken over from who has had it for that long. looked_up: called once the
+        caches have said what they know. Cancelling drops what nobody else wants and has not gone out. Raises what `compute` raises.
         """
         places = range(len(keys.pairs))
         if use is not CacheUse.FULL:
@@ -81,7 +87,9 @@ class Deduplication:
             found = {place: Answer(known, Origin.PROCESS) for place in places if (known := self._local.get(keys.pairs[place]))}
             rest = [place for place in places if place not in found]
             if rest:
-                found |= await self._together(Waiting(keys, rest, alone_seconds), compute)
+                found |= await self._together(Waiting(keys, rest, alone_seconds, looked_up), compute)
+            else:
+                looked_up()
         answers = [found[place] for place in places]
         self._count(answers)
         return answers
@@ -112,6 +120,8 @@ class Deduplication:
             while waiting.rest:
                 if led := waiting.unowned(self._flights):
                     waiting.own.append(self._begin(waiting, led, compute))
+                else:
+                    waiting.caches_have_answered()
                 waiting.join(self._flights)
                 await waiting.until_something_happens()
                 waiting.collect()
@@ -171,6 +181,7 @@ class Deduplication:
                 }  # until the answer is there, any may be ours
             claim = await _to_its_end(self._shared.claim(keys, waiting, flight.token, most_age_seconds=most_age))
             flight.claimed &= {keys.pairs[place] for place in claim.owned}
+            request.caches_have_answered()
             for place, known in claim.known.items():
                 self._local.put(keys.pairs[place], known)
                 flight.answer(keys.pairs[place], Answer(known, origin))

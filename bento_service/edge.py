@@ -1,4 +1,4 @@
-"""What surrounds every route: keys, content types, callers that go away, failures nobody expected, counting, the access log.
+"""What surrounds every route: ids, keys, content types, callers that go away, failures nobody expected, counting, the access log.
 
 BentoML answers nothing until its time-out when an exception leaves a route, so none may.
 """
@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bento_service import request_id
 from bento_service.access import ApiKeys
 from bento_service.dialects.dialect import Dialect, to_bytes
 from bento_service.dialects.objects import NATIVE
@@ -119,10 +120,13 @@ class Edge:
             return
         path = scope["path"]
         route = route_of(path)
-        start = time.perf_counter()
+        start = time.monotonic()
+        name = request_id.begin(scope["headers"])
         status = _CLIENT_CLOSED_REQUEST
         begun = False
         endless = _is_endless(scope)
+        ranks = float(route in POST_ROUTES)
+        self._metrics.requests_in_flight.inc(ranks)
 
         async def ending_receive() -> Message:
             nonlocal endless
@@ -134,6 +138,7 @@ class Edge:
             nonlocal status, begun
             if message["type"] == "http.response.start":
                 status, begun = message["status"], True
+                message["headers"] = [*message.get("headers", ()), (request_id.HEADER, name)]
                 if endless or self._drain.begun:
                     MutableHeaders(scope=message)["Connection"] = "close"
             await send(message)
@@ -152,12 +157,11 @@ class Edge:
                 raise
             await error_response(failure)(scope, receive, counted_send)
         finally:
-            seconds = time.perf_counter() - start
-            self._metrics.requests.labels(route, str(status)).inc()
-            self._metrics.request_seconds.labels(route).observe(seconds)
+            seconds = time.monotonic() - start
+            self._metrics.requests_in_flight.dec(ranks)
+            self._metrics.answered(route, status, seconds)
             if self._access_log and path not in PROBES:
-                method = scope["method"] if scope["method"] in _METHODS else "other"
-                logger.info("%s %s %s %.1f ms %s", method, route, status, 1000 * seconds, _address_of(scope))
+                _log_access(scope, route, status, 1000 * seconds)
 
     def _refusal(self, scope: Scope) -> RequestError | None:
         """Decide by the headers alone, before any of the body is read."""
@@ -171,6 +175,14 @@ class Edge:
         if scope["method"] == "POST" and not _is_json(scope):  # whatever the path: routers take some for others
             return UnsupportedMedia("only application/json is read: set the content-type header")
         return None
+
+
+def _log_access(scope: Scope, route: str, status: int, milliseconds: float) -> None:
+    """Write one line: its fields are the words of the text, and fields of their own in JSON."""
+    method = scope["method"] if scope["method"] in _METHODS else "other"
+    address = _address_of(scope)
+    fields = {"method": method, "route": route, "status": status, "milliseconds": round(milliseconds, 1), "address": address}
+    logger.info("%s %s %s %.1f ms %s", method, route, status, milliseconds, address, extra=fields)
 
 
 def _address_of(scope: Scope) -> str:

@@ -1,10 +1,11 @@
-"""What this machine multiplies fast, found out without torch: the entry service and the start ask it too."""
+"""What this machine multiplies fast, and how busy its GPUs are, found out without torch: the entry service and the start ask it too."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -76,8 +77,11 @@ def gpu_multiplies_bf16() -> bool:
 
 def _first_gpu() -> Any:
     """Find the first GPU a worker may use, which CUDA_VISIBLE_DEVICES may name by number or UUID."""
-    first = (visible_gpus() or ["0"])[0].strip()
-    return pynvml.nvmlDeviceGetHandleByIndex(int(first)) if first.isdigit() else pynvml.nvmlDeviceGetHandleByUUID(first)
+    return _handle((visible_gpus() or ["0"])[0].strip())
+
+
+def _handle(name: str) -> Any:
+    return pynvml.nvmlDeviceGetHandleByIndex(int(name)) if name.isdigit() else pynvml.nvmlDeviceGetHandleByUUID(name)
 
 
 def fast_precisions(device: str) -> list[Quantization]:
@@ -92,3 +96,51 @@ def fast_precisions(device: str) -> list[Quantization]:
         return ["bf16", "fp16", "none"] if gpu_multiplies_bf16() else ["fp16", "none"]
     fast: list[Quantization] = ["int8"] if cpu_multiplies_int8() else []
     return [*fast, "bf16", "none"] if cpu_multiplies_bf16() else [*fast, "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class GpuLoad:
+    """How busy a GPU is. busy_ratio: of the time since NVML last looked, at most a second."""
+
+    used_bytes: int
+    memory_bytes: int
+    busy_ratio: float
+
+
+def gpu_loads() -> dict[str, GpuLoad]:
+    """Ask NVML for the GPUs a worker may use, by NVML's index; empty where there are none. One that fails is left out."""
+    loads: dict[str, GpuLoad] = {}
+    if not _nvml_stays():
+        return loads
+    for handle in _visible_handles():
+        try:
+            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+            busy = pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
+            loads[str(pynvml.nvmlDeviceGetIndex(handle))] = GpuLoad(memory.used, memory.total, busy)
+        except pynvml.NVMLError:
+            continue  # lost, or a slice of one that tells nothing
+    return loads
+
+
+@cache
+def _nvml_stays() -> bool:
+    """Open the driver's library for good, which takes longer than to ask it; false where there is none."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return False
+    return True
+
+
+def _visible_handles() -> Iterator[Any]:
+    names = visible_gpus()
+    try:
+        if names is None:
+            names = [str(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError:
+        return
+    for name in names:
+        try:
+            yield _handle(name.strip())
+        except pynvml.NVMLError:
+            continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
@@ -11,7 +12,7 @@ from bento_service import __version__
 from bento_service.cache.shared import SharedCache
 from bento_service.drain import Drain
 from bento_service.edge import POST_ROUTES
-from bento_service.metrics import Samples, totals
+from bento_service.exposition import Samples, totals
 from bento_service.model_info import ModelInfo
 from bento_service.scorer_link import ScorerLink
 from bento_service.settings import Settings
@@ -38,7 +39,7 @@ class Health:
 
     async def report(self) -> dict[str, Any]:
         """The whole of /health; `status` is ok, degraded (some Scorers are down), down (all are) or draining (the server ends)."""
-        samples = totals()
+        samples = await asyncio.to_thread(totals)  # it reads many files
         return {
             "status": self._status(),
             "model": self._model(samples),

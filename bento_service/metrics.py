@@ -1,29 +1,34 @@
-"""Prometheus metrics of all worker processes together.
+"""What the processes of a server count, and under which names.
 
 Made lazily: prometheus_client decides on its multi-process mode when a metric is made, and BentoML sets
-PROMETHEUS_MULTIPROC_DIR only in its workers. Every name carries its unit.
+PROMETHEUS_MULTIPROC_DIR only in its workers. Every name carries its unit. exposition.py reads them, of all processes together.
 """
 
 from __future__ import annotations
 
-from functools import cached_property
-from pathlib import Path
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from functools import cache, cached_property
 
-import psutil
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client import Counter, Gauge, Histogram
 
-from bento_service.settings import run_directory
+from bento_service.model_info import ModelInfo
 from bento_service.tally import Tally
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
-Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _PAIRS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_TOKENS = (64, 256, 1024, 4096, 16_384, 65_536, 262_144, 1_048_576)
+OnStage = Callable[[str, float, float], None]
 
 
 class EntryMetrics:
-    """What an entry worker counts."""
+    """What an entry worker counts. on_stage: told of each stage of a request with its begin and end, on time.monotonic()."""
+
+    def __init__(self) -> None:
+        self.on_stage: OnStage | None = None
+        self._waiting_since: dict[object, float] = {}
 
     @cached_property
     def requests(self) -> Counter:
@@ -37,8 +42,35 @@ class EntryMetrics:
 
     @cached_property
     def stage_seconds(self) -> Histogram:
-        """The stages of a rerank request."""
+        """parse, cache, tokenize, queue, batch_wait, forward, rank; score is what lies between tokenize and rank."""
         return Histogram("reranker_stage_seconds", "Seconds of a rerank request by stage.", ["stage"], buckets=_SECONDS)
+
+    @cached_property
+    def requests_in_flight(self) -> Gauge:
+        """From their first byte to their answer's last, refused ones included."""
+        return Gauge("reranker_requests_in_flight", "Rerank and score requests being answered.", multiprocess_mode="livesum")
+
+    @cached_property
+    def queue_pairs(self) -> Gauge:
+        """Waiting and under way."""
+        return Gauge("reranker_queue_pairs", "Pairs that hold a place in the queue.", multiprocess_mode="livesum")
+
+    @cached_property
+    def queue_limit_pairs(self) -> Gauge:
+        """RERANKER_MAX_QUEUE_PAIRS as it was shared out."""
+        return Gauge("reranker_queue_limit_pairs", "Pairs that the queue has room for.", multiprocess_mode="livesum")
+
+    @cached_property
+    def queue_age(self) -> Gauge:
+        """Each worker writes when its oldest one came (time.monotonic(), infinite without one); its age is told when it is read."""
+        return Gauge(
+            "reranker_queue_age_seconds", "Seconds that the oldest waiting request has waited.", multiprocess_mode="livemin"
+        )
+
+    @cached_property
+    def queue_wait_limit(self) -> Gauge:
+        """RERANKER_QUEUE_TIMEOUT."""
+        return Gauge("reranker_queue_wait_limit_seconds", "Seconds that a request may wait.", multiprocess_mode="livemax")
 
     @cached_property
     def documents(self) -> Counter:
@@ -132,6 +164,53 @@ class EntryMetrics:
             "reranker_redis_state", "Entry workers by the state of Redis to them.", ["state"], multiprocess_mode="livesum"
         )
 
+    def stage(self, name: str, begun: float, ended: float | None = None) -> None:
+        """Count a stage of a request; begun, ended: on time.monotonic(), ended is now unless it is said."""
+        ended = time.monotonic() if ended is None else ended
+        self._stages(name).observe(max(0.0, ended - begun))
+        if self.on_stage:
+            self.on_stage(name, begun, ended)
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """Count a request that has been answered."""
+        self._requests(route, str(status)).inc()
+        self._request_seconds(route).observe(seconds)
+
+    # To look a label's counter up takes longer than to count in it.
+    @cached_property
+    def _stages(self) -> Callable[[str], Histogram]:
+        return cache(self.stage_seconds.labels)
+
+    @cached_property
+    def _requests(self) -> Callable[[str, str], Counter]:
+        return cache(self.requests.labels)
+
+    @cached_property
+    def _request_seconds(self) -> Callable[[str], Histogram]:
+        return cache(self.request_seconds.labels)
+
+    def bounded(self, *, pairs: int, wait_seconds: float) -> None:
+        """Say how much of the queue there is."""
+        self.queue_limit_pairs.set(pairs)
+        self.queue_wait_limit.set(wait_seconds)
+        self.queue_age.set(math.inf)
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count a request as waiting meanwhile, and remember since when."""
+        me, since = object(), time.monotonic()
+        self._waiting_since[me] = since
+        if len(self._waiting_since) == 1:
+            self.queue_age.set(since)
+        try:
+            with self.requests_waiting.track_inprogress():
+                yield
+        finally:
+            was_oldest = next(iter(self._waiting_since)) is me
+            del self._waiting_since[me]
+            if was_oldest:
+                self.queue_age.set(next(iter(self._waiting_since.values()), math.inf))
+
 
 class ScorerMetrics:
     """What a Scorer counts."""
@@ -140,6 +219,11 @@ class ScorerMetrics:
     def batch_pairs(self) -> Histogram:
         """As BentoML's dispatcher joined them."""
         return Histogram("reranker_batch_pairs", "Pairs in a Scorer batch.", buckets=_PAIRS)
+
+    @cached_property
+    def batch_tokens(self) -> Histogram:
+        """Text, without padding."""
+        return Histogram("reranker_batch_tokens", "Tokens in a Scorer batch.", buckets=_TOKENS)
 
     @cached_property
     def batch_seconds(self) -> Histogram:
@@ -186,14 +270,33 @@ class ScorerMetrics:
             multiprocess_mode="livesum",
         )
 
-    def loaded(self, *, asked: str, quantization: str, dtype: str, device: str, fell_back: bool) -> None:
+    @cached_property
+    def model_info(self) -> Gauge:
+        """Always 1, however many workers: what is asked of it are its labels."""
+        labels = ["tag", "kind", "source", "revision", "quantization", "dtype", "device", "fingerprint"]
+        return Gauge("reranker_model_info", "The model that is served.", labels, multiprocess_mode="livemax")
+
+    def loaded(
+        self,
+        *,
+        tag: str,
+        info: ModelInfo,
+        asked: str,
+        quantization: str,
+        dtype: str,
+        device: str,
+        fell_back: bool,
+        fingerprint: str,
+    ) -> None:
         """Say what a model worker runs."""
         self.models.labels(asked, quantization, dtype, device).set(1)
         self.fell_back.set(fell_back)
+        self.model_info.labels(tag, info.kind, info.source, info.revision, quantization, dtype, device, fingerprint).set(1)
 
     def observe(self, tally: Tally) -> None:
         """Count one Scorer batch."""
         self.batch_pairs.observe(tally.pairs)
+        self.batch_tokens.observe(tally.real_tokens)
         self.batch_seconds.observe(tally.forward_seconds)
         self.pairs.labels("scored").inc(tally.pairs - tally.late_pairs - tally.failed_pairs)
         self.pairs.labels("late").inc(tally.late_pairs)
@@ -202,32 +305,3 @@ class ScorerMetrics:
         self.tokens.labels("computed").inc(tally.computed_tokens)
         self.forwards.inc(tally.forwards)
         self.memory_retries.inc(tally.memory_retries)
-
-
-def _registry() -> CollectorRegistry:
-    """All processes' values where there are several, else this process's."""
-    directory = run_directory()
-    if directory is None:
-        return REGISTRY
-    # Gauges of a killed worker would stay in the sums: nothing else takes them out.
-    for path in Path(directory).glob("gauge_live*_*.db"):
-        pid = int(path.stem.rpartition("_")[2])
-        if not psutil.pid_exists(pid):
-            mark_process_dead(pid)  # type: ignore[no-untyped-call]
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return registry
-
-
-def exposition() -> bytes:
-    """Render the Prometheus text of all worker processes together."""
-    return generate_latest(_registry())
-
-
-def totals() -> Samples:
-    """Read every sample of all worker processes together, by name and sorted labels."""
-    return {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in _registry().collect()
-        for sample in family.samples
-    }

@@ -42,11 +42,14 @@ _HEADERS = {
         ("x-cache-shared", "Documents whose score another request or server was computing already."),
         ("x-compute-tokens", "The same as usage.prompt_tokens."),
         ("x-total-time", "Milliseconds in all."),
-        ("x-queue-time", "Milliseconds until the first pair went to a model worker."),
+        ("x-queue-time", "Milliseconds until the first batch with pairs of the request began."),
         ("x-tokenization-time", "Milliseconds of tokenising."),
-        ("x-inference-time", "Milliseconds from then until the last score came; 0 where nothing was computed."),
+        ("x-inference-time", "Milliseconds from then until the last batch's end; 0 where nothing was computed."),
     )
 }
+_ID = "The request's id, in its answer and in the server's log lines about it: the caller's own, of 1 to 128 printable characters without spaces, or a new one."
+_ID_HEADER = {"x-request-id": {"description": _ID, "schema": {"type": "string"}}}
+_REQUEST_ID = {"name": "X-Request-Id", "in": "header", "required": False, "description": _ID, "schema": {"type": "string"}}
 
 
 @cache
@@ -126,7 +129,7 @@ def _post(summary: str, formats: Sequence[tuple[str, str, Dialect]]) -> dict[str
     requests, answers, dialects = zip(*formats, strict=True)
     return {
         "summary": summary,
-        "parameters": [_CACHE_CONTROL],
+        "parameters": [_CACHE_CONTROL, _REQUEST_ID],
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": _refs(requests)}},
@@ -134,7 +137,7 @@ def _post(summary: str, formats: Sequence[tuple[str, str, Dialect]]) -> dict[str
         "responses": {
             "200": {
                 "description": "The answer",
-                "headers": _HEADERS,
+                "headers": _HEADERS | _ID_HEADER,
                 "content": {"application/json": {"schema": _refs(answers)}},
             }
         }
@@ -158,7 +161,7 @@ def _failures(dialects: Sequence[Dialect]) -> dict[str, Any]:
     return {
         status: {
             "description": ", ".join(sorted(codes[status])),
-            **({"headers": _RETRY_AFTER} if status in _RETRIED else {}),
+            "headers": _ID_HEADER | (_RETRY_AFTER if status in _RETRIED else {}),
             "content": {"application/json": {"schema": _refs(bodies[status])}},
         }
         for status in sorted(codes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 _HEADER = struct.Struct("<dQIIB")
-_SCORE = struct.Struct("<fB32s")
+_SCORE = struct.Struct("<fB32sdd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +64,14 @@ class PairScore:
     """What a Scorer answers.
 
     raw: the logit (yes/no model: of yes less that of no) or cosine (bi-encoder) as float32; meaningless unless scored · fingerprint: 32 bytes, of the model
-    that answered, which may not be the one last heard of.
+    that answered, which may not be the one last heard of · begun, ended: when its Scorer batch did, on time.monotonic(); 0 where nobody said.
     """
 
     raw: float
     outcome: Outcome
     fingerprint: bytes = bytes(32)
+    begun: float = field(default=0.0, compare=False)
+    ended: float = field(default=0.0, compare=False)
 
     @property
     def failed(self) -> bool:
@@ -78,13 +80,13 @@ class PairScore:
 
     def pack(self) -> bytes:
         """Encode for the hop back."""
-        return _SCORE.pack(self.raw, self.outcome, self.fingerprint)
+        return _SCORE.pack(self.raw, self.outcome, self.fingerprint, self.begun, self.ended)
 
     @classmethod
     def unpack(cls, blob: bytes) -> PairScore:
         """Decode what pack() made."""
-        raw, outcome, fingerprint = _SCORE.unpack(blob)
-        return cls(raw, Outcome(outcome), fingerprint)
+        raw, outcome, fingerprint, begun, ended = _SCORE.unpack(blob)
+        return cls(raw, Outcome(outcome), fingerprint, begun, ended)
 
 
 class KnownScore(NamedTuple):

@@ -103,11 +103,11 @@ class Pipeline:
         self._metrics.truncated_documents.inc(len(truncated))
         self._refuse_truncation(query, truncated)
 
-        start = time.perf_counter()
+        start = time.monotonic()
         raw = [answers[text].known.raw for text in texts]
         scores = raw if query.raw_scores else [activate(value, self._info.activation) for value in raw]
         ranked = rank(scores, top_n=query.top_n, score_threshold=query.score_threshold)
-        self._observe("rank", start)
+        self._metrics.stage("rank", start)
         return RerankResult(
             model=query.model or self._model_name,
             ranked=ranked,
@@ -121,7 +121,7 @@ class Pipeline:
 
     async def _answers(self, work: _Work, use: CacheUse) -> list[Answer]:
         """Find or compute the scores of the distinct documents, in order."""
-        fingerprint = self._fingerprint()
+        fingerprint, start = self._fingerprint(), time.monotonic()
         if fingerprint is None:
             self._admission.require_scorer()
             fingerprint, use = "", CacheUse.NONE
@@ -133,6 +133,7 @@ class Pipeline:
             partial(self._compute, work),
             use=use,
             alone_seconds=lambda pairs: self._admission.seconds_for(math.ceil(windows * pairs)),
+            looked_up=partial(self._metrics.stage, "cache", start),
         )
 
     def pairs_of(self, query: RerankQuery) -> int:
@@ -145,9 +146,9 @@ class Pipeline:
     async def _compute(self, work: _Work, places: Sequence[int], progress: Progress) -> None:
         """Tokenise, queue and score pairs, and tell of each call that goes out."""
         with self._admission.place_for(len(places), work.place):
-            start = time.perf_counter()
+            start = time.monotonic()
             pairs = await self._tokenize(work, places)
-            work.timing.tokenization += time.perf_counter() - start
+            work.timing.tokenization += time.monotonic() - start
             truncated = {work.distinct[place] for place, pair in zip(places, pairs, strict=True) if pair.truncated}
             self._refuse_truncation(work.query, [index for index, text in enumerate(work.texts) if text in truncated])
             windows = [(place, window) for place, pair in zip(places, pairs, strict=True) for window in Windows(pair).parts()]
@@ -158,26 +159,32 @@ class Pipeline:
         self, work: _Work, pairs: Sequence[TokenizedPair], windows: Sequence[tuple[int, Window]], progress: Progress
     ) -> None:
         """Score the windows of pairs, each with its pair's place."""
-        start = time.perf_counter()
-        sent: float | None = None
+        start = time.monotonic()
 
         def on_call(chunk: Sequence[int], call: asyncio.Task[list[PairScore]]) -> None:
-            nonlocal sent
-            sent = sent or time.perf_counter()
             places, parts = zip(*(windows[number] for number in chunk), strict=True)
             progress.sent(places, parts, call)
+            call.add_done_callback(partial(self._call_ended, time.monotonic()))
 
-        await self._admission.score(
+        scores = await self._admission.score(
             [tokens.pack() for pair in pairs for tokens in pair.windows],
             deadline=work.deadline,
             place=work.place,
             wanted=lambda number: progress.wants(windows[number][0]),
             on_call=on_call,
         )
-        self._observe("score", start)
-        sent = sent or time.perf_counter()
-        work.timing.queue += sent - start
-        work.timing.inference += time.perf_counter() - sent
+        self._metrics.stage("score", start)
+        begun = min((score.begun for score in scores if score.begun), default=start)
+        work.timing.queue += begun - start
+        work.timing.inference += max((score.ended for score in scores), default=begun) - begun
+
+    def _call_ended(self, sent: float, call: asyncio.Task[list[PairScore]]) -> None:
+        """Count how long a call waited for its Scorer batch, and how long that took."""
+        if call.cancelled() or call.exception():
+            return
+        if begun := min((score.begun for score in call.result()), default=0.0):
+            self._metrics.stage("batch_wait", sent, begun)
+            self._metrics.stage("forward", begun, max(score.ended for score in call.result()))
 
     def _refuse_truncation(self, query: RerankQuery, truncated: list[int]) -> None:
         if truncated and not query.truncation:
@@ -187,7 +194,7 @@ class Pipeline:
             )
 
     async def _tokenize(self, work: _Work, places: Sequence[int]) -> list[TokenizedPair]:
-        start, query = time.perf_counter(), work.query
+        start, query = time.monotonic(), work.query
         pairs = await self._tokenizer.encode(
             query.query,
             [work.distinct[place] for place in places],
@@ -196,11 +203,8 @@ class Pipeline:
             request=next(self._request_numbers),
             instruction=query.instruction,
         )
-        self._observe("tokenize", start)
+        self._metrics.stage("tokenize", start)
         return pairs
-
-    def _observe(self, stage: str, start: float) -> None:
-        self._metrics.stage_seconds.labels(stage).observe(time.perf_counter() - start)
 
 
 def _counts(origins: list[Origin]) -> CacheCounts:

@@ -13,7 +13,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from bento_service import metrics
 from bento_service.admission import Place
 from bento_service.body import parse
 from bento_service.catalog import Catalog
@@ -24,8 +23,10 @@ from bento_service.dialects.texts import TEI
 from bento_service.drain import Drain
 from bento_service.edge import OWNER, client_gone_response, error_response, json_response, route_of, unexpected, unless_gone
 from bento_service.errors import RequestError
+from bento_service.exposition import CONTENT_TYPE, Exposition
 from bento_service.health import Health
 from bento_service.intake import ClientGone, Intake, Share
+from bento_service.metrics import EntryMetrics
 from bento_service.openapi import document
 from bento_service.page import page_response
 from bento_service.pipeline import Pipeline
@@ -37,7 +38,15 @@ from bento_service.settings import Settings
 _QUERIES_AT_ONCE = 32
 Choice = Callable[[dict[str, Any]], Dialect]
 # What a browser's page may read of an answer besides its body.
-EXPOSED_HEADERS = ("retry-after", "x-cache-hits", "x-cache-misses", "x-cache-shared", "x-compute-tokens", "x-total-time")
+EXPOSED_HEADERS = (
+    "retry-after",
+    "x-request-id",
+    "x-cache-hits",
+    "x-cache-misses",
+    "x-cache-shared",
+    "x-compute-tokens",
+    "x-total-time",
+)
 
 
 def native_or_tei(fields: dict[str, Any]) -> Dialect:
@@ -53,10 +62,11 @@ class Routes:
         *,
         pipeline: Pipeline,
         health: Health,
+        exposition: Exposition,
         catalog: Catalog,
         quota: Quota,
         drain: Drain,
-        entry_metrics: metrics.EntryMetrics,
+        entry_metrics: EntryMetrics,
         settings: Settings,
     ) -> None:
         self._pipeline = pipeline
@@ -68,6 +78,7 @@ class Routes:
             timeout_seconds=min(settings.body_timeout_seconds, settings.request_timeout_seconds),
         )
         self._health = health
+        self._exposition = exposition
         self._metrics = entry_metrics
         self._settings = settings
         self.limits = Limits(
@@ -79,7 +90,7 @@ class Routes:
 
     async def rank(self, request: Request, choose: Choice) -> Response:
         """Answer one request to rerank or score; raises nothing."""
-        start = time.perf_counter()
+        start = time.monotonic()
         try:
             with self._intake.share() as share:
                 async with self._drain.bounded():
@@ -103,7 +114,7 @@ class Routes:
                 dialect = choose(fields)
                 use = cache_use(request.headers.get("cache-control", ""))
                 answer, results = await self._answer(fields, dialect, start, use, request.scope.get(OWNER))
-            return json_response(answer, headers=_headers(results, time.perf_counter() - start))
+            return json_response(answer, headers=_headers(results, time.monotonic() - start))
         except RequestError as error:
             return self._refuse(error, dialect)
         except Exception as error:  # noqa: BLE001  whatever it was, the client is told in its own words
@@ -114,10 +125,10 @@ class Routes:
         return error_response(error, dialect)
 
     def _seconds_left(self, start: float) -> float:
-        return self._settings.request_timeout_seconds - (time.perf_counter() - start)
+        return self._settings.request_timeout_seconds - (time.monotonic() - start)
 
     async def answer(self, fields: dict[str, Any], start: float) -> Any:
-        """Answer the fields of a request to /rerank; start: on time.perf_counter(). Raises RequestError."""
+        """Answer the fields of a request to /rerank; start: on time.monotonic(). Raises RequestError."""
         answer, _ = await self._answer(fields, native_or_tei(fields), start, CacheUse.FULL)
         return answer
 
@@ -125,11 +136,11 @@ class Routes:
         self, fields: dict[str, Any], dialect: Dialect, start: float, use: CacheUse, owner: str | None = None
     ) -> tuple[Any, list[RerankResult]]:
         queries = dialect.read(fields, self.limits)
-        self._metrics.stage_seconds.labels("parse").observe(time.perf_counter() - start)
+        self._metrics.stage("parse", start)
         deadline = time.monotonic() + self._seconds_left(start)
         with self._quota.hold(owner, sum(map(self._pipeline.pairs_of, queries))):
             results = await self._results(queries, deadline, use)
-        return dialect.write(queries, results, took_ms=1000 * (time.perf_counter() - start)), results
+        return dialect.write(queries, results, took_ms=1000 * (time.monotonic() - start)), results
 
     async def _results(self, queries: Sequence[RerankQuery], deadline: float, use: CacheUse) -> list[RerankResult]:
         """Answer the queries of one request, a few at a time, with one place in the queue for all of them."""
@@ -152,6 +163,10 @@ class Routes:
         """Tell people and gateways how the server is; 503 while no Scorer answers."""
         report = await self._health.report()
         return json_response(report, status=503 if report["status"] == "down" else 200)
+
+    async def metrics(self) -> Response:
+        """Tell Prometheus what all worker processes count."""
+        return Response(await self._exposition.text(), headers={"content-type": CONTENT_TYPE})
 
 
 def _headers(results: Sequence[RerankResult], took_seconds: float) -> dict[str, str]:
@@ -188,7 +203,7 @@ def make_app(current: Callable[[], Routes]) -> Starlette:
         return json_response(current().catalog.models())
 
     async def exposition(_: Request) -> Response:
-        return Response(metrics.exposition(), headers={"content-type": metrics.CONTENT_TYPE})
+        return await current().metrics()
 
     async def docs(_: Request) -> Response:
         return json_response(document(current().limits))

@@ -68,7 +68,10 @@ class CacheCounts:
 
 @dataclass(slots=True)
 class Timing:
-    """Where a request's time went, in seconds: what it waited for others is in none of them."""
+    """Where a request's time went, in seconds: what it waited for others is in none of them.
+
+    queue: until the first Scorer batch with pairs of it begins · inference: from then until the last one's end.
+    """
 
     tokenization: float = 0.0
     queue: float = 0.0

@@ -336,6 +336,13 @@ class Settings(BaseSettings):
         description="Seconds that a model worker or a sibling worker may be gone before /livez fails. Longer than the model takes to load.",
     )
 
+    log_format: Literal["text", "json"] = Field(
+        "text",
+        validation_alias="RERANKER_LOG_FORMAT",
+        description="`json`: one JSON object a line, for a log collector, with the fields of the access log apart. Both formats name the request "
+        "(`x-request-id`).",
+    )
+
     @model_validator(mode="after")
     def _mixed_precision_is_bf16(self) -> Self:
         if self.mixed_precision and self.quantization not in ("auto", "none", "bf16"):

@@ -17,10 +17,17 @@ _IMPATIENT_LOOK_SECONDS = 0.25
 
 
 class Waiting:
-    """What one request still waits for, and whose flights it has an interest in until it leaves."""
+    """What one request still waits for, and whose flights it has an interest in until it leaves. looked_up: called once the caches have answered."""
 
-    def __init__(self, keys: PairKeys, places: list[int], alone_seconds: Callable[[int], float]) -> None:
+    def __init__(
+        self,
+        keys: PairKeys,
+        places: list[int],
+        alone_seconds: Callable[[int], float],
+        looked_up: Callable[[], None] = lambda: None,
+    ) -> None:
         self.keys = keys
+        self._looked_up: Callable[[], None] | None = looked_up
         self.rest = places
         self.alone_seconds = alone_seconds
         self.found: dict[int, Answer] = {}
@@ -36,6 +43,12 @@ class Waiting:
 
     def __exit__(self, *_: object) -> None:
         self._interest.close()
+
+    def caches_have_answered(self) -> None:
+        """Say so, the first time."""
+        if self._looked_up:
+            self._looked_up()
+        self._looked_up = None
 
     def unowned(self, flights: Mapping[bytes, Flight]) -> list[int]:
         """Find what nobody computes, or somebody for too long or in vain."""

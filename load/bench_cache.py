@@ -135,6 +135,11 @@ class Client:
             raise SystemExit(f"x-cache-hits is {response.getheader('x-cache-hits')} and not {self._hits}")
         return spent, len(answer)
 
+    def get(self, path: str) -> int:
+        """Read a page; its bytes."""
+        self._connection.request("GET", path)
+        return len(self._connection.getresponse().read())
+
 
 def count_until(task: tuple[int, str | None, str, list[bytes], float, float]) -> int:
     """Count one client's answers between two times on the clock of time.monotonic(), in a process of its own."""

@@ -90,18 +90,19 @@ class ScoringEngine:
         tally = Tally(pairs=len(pairs))
         timely = [number for number, pair in enumerate(pairs) if pair.deadline > now]
         tally.late_pairs = len(pairs) - len(timely)
-        scores = [PairScore(0.0, Outcome.LATE, self._fingerprint)] * len(pairs)
+        scores = [PairScore(0.0, Outcome.LATE, self._fingerprint, now, now)] * len(pairs)
         if timely:
             raw = np.empty(len(timely), np.float32)
             for places in self._groups([pairs[number] for number in timely]):
                 raw[places] = self.raw_scores([pairs[timely[place]] for place in places], tally)
+            ended = time.monotonic()
             for number, value in zip(timely, raw.tolist(), strict=True):
                 finite = bool(np.isfinite(value))
                 tally.failed_pairs += not finite
                 outcome = Outcome.SCORED if finite else Outcome.FAILED
-                scores[number] = PairScore(value if finite else 0.0, outcome, self._fingerprint)
-            self._learn(len(timely), time.monotonic() - now)
-            tally.forward_seconds = time.monotonic() - now
+                scores[number] = PairScore(value if finite else 0.0, outcome, self._fingerprint, now, ended)
+            self._learn(len(timely), ended - now)
+            tally.forward_seconds = ended - now
         self._grow_again(tally)
         return [score.pack() for score in scores], tally
 

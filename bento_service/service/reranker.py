@@ -21,14 +21,15 @@ from bento_service.catalog import Catalog
 from bento_service.dedup import Deduplication
 from bento_service.drain import Drain
 from bento_service.edge import Edge
+from bento_service.exposition import Exposition
 from bento_service.health import Health
+from bento_service.machine import Machine
 from bento_service.metrics import EntryMetrics
 from bento_service.pipeline import Pipeline
 from bento_service.quota import Quota
 from bento_service.routes import EXPOSED_HEADERS, Routes, make_app, native_or_tei
 from bento_service.scorer_link import ScorerClient, ScorerLink
 from bento_service.service.bento_io import RerankInput, RerankOutput
-from bento_service.service.processes import ENTRY, all_siblings_run
 from bento_service.service.scorer import RemoteScorer, scorer_service
 from bento_service.service.shutdown import bound_shutdown, drain_on_signals
 from bento_service.service.startup import (
@@ -46,8 +47,11 @@ from bento_service.service.startup import (
     mark_entry_ready,
     warm_up_pair,
 )
+from bento_service.service.tracing import stage_spans
+from bento_service.service.workers import ENTRY, Workers
 
 _POLL_SECONDS = 0.02
+_WORKERS = Workers()
 _ENTRY_METRICS = EntryMetrics()
 _CURRENT: dict[str, Routes] = {}
 _DRAIN = Drain(
@@ -122,6 +126,7 @@ class _Reranker:
         self.routes = Routes(
             pipeline=pipeline,
             health=health,
+            exposition=Exposition(self._links, Machine(_WORKERS.processes)),
             catalog=catalog,
             quota=Quota(SETTINGS.pairs_per_key_per_worker, admission.seconds_for),
             drain=_DRAIN,
@@ -152,6 +157,8 @@ class _Reranker:
         _ENTRY_METRICS.draining.set(_DRAIN.begun)
         drain_on_signals(_DRAIN)
         _CURRENT["routes"] = self.routes
+        _ENTRY_METRICS.on_stage = stage_spans()
+        _ENTRY_METRICS.bounded(pairs=SETTINGS.queue_pairs_per_worker, wait_seconds=SETTINGS.queue_timeout_seconds)
         await self._housekeeping.start()
         for link in self._links:
             link.start()
@@ -176,7 +183,7 @@ class _Reranker:
             while not await self.__is_ready__():  # noqa: ASYNC110  rare, and readiness is no event
                 await asyncio.sleep(_POLL_SECONDS)
         given = {name: value for name, value in fields.items() if value is not None}
-        return await self.routes.answer({"query": query, **given}, time.perf_counter())
+        return await self.routes.answer({"query": query, **given}, time.monotonic())
 
     async def __is_ready__(self) -> bool:
         """/readyz: a Scorer answers and is warm; at the start, all entry workers have seen one; not while the server ends."""
@@ -190,7 +197,8 @@ class _Reranker:
     async def __is_alive__(self) -> bool:
         """/livez: no worker process has been gone for longer than RERANKER_LIVENESS_SECONDS."""
         now = time.monotonic()
-        if _DRAIN.begun or all_siblings_run(SETTINGS.workers + SCORER_COUNT):
+        ending_or_alone = _DRAIN.begun or bentoml.server_context.worker_index is None
+        if ending_or_alone or len(_WORKERS.running()) >= SETTINGS.workers + SCORER_COUNT:
             self._siblings_seen = now
         gone = max(now - self._siblings_seen, *(link.gone_seconds for link in self._links))
         return gone <= SETTINGS.liveness_seconds

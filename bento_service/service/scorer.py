@@ -60,6 +60,9 @@ def scorer_service(index: int) -> Any:
                 dtype=str(precision.dtype).removeprefix("torch."),
                 device=str(self._loaded.device),
                 fell_back=precision.fell_back,
+                fingerprint=self._loaded.fingerprint,
+                tag=TAG,
+                info=INFO,
             )
             logger.info("serves %s in %s on %s: %s", TAG, precision.effective, self._loaded.device, precision.reason)
             if ready is not None:

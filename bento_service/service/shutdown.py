@@ -14,7 +14,7 @@ import bentoml
 from circus.watcher import Watcher
 
 from bento_service.drain import Drain
-from bento_service.service.processes import entry_workers_run
+from bento_service.service.workers import Workers
 
 _LOOK_SECONDS = 0.1
 _TASKS: set[asyncio.Task[None]] = set()  # the loop itself keeps only weak references
@@ -51,12 +51,12 @@ def outlive_entries() -> None:
     """Let SIGTERM and Ctrl-C end a Scorer once no entry worker runs any more; circus bounds the wait."""
     if bentoml.server_context.worker_index is None:
         return
-    end = _ends_of_uvicorn()[signal.SIGTERM]
+    end, workers = _ends_of_uvicorn()[signal.SIGTERM], Workers()
     loop = asyncio.get_running_loop()
 
     async def last() -> None:
         try:
-            while entry_workers_run():  # noqa: ASYNC110  processes that end tell nobody but their parent
+            while workers.entries_run():  # noqa: ASYNC110  processes that end tell nobody but their parent
                 await asyncio.sleep(_LOOK_SECONDS)
         finally:
             end()

@@ -393,10 +393,13 @@ def _expected(row: Row, name: str, model: str) -> tuple[int, dict[str, Any]]:
 def test_each_failure_is_answered_as_the_dialect_says_it(service: Service, builtin_tag: str, row: Row, name: str) -> None:
     """The same words in every dialect, nothing of the caller's text among them, and Retry-After only where it helps."""
     with row.disturbance(service):
-        answer = service.client.post(FORMATS[name].route, content=_request(row, name), headers={"content-type": row.content_type})
+        sent = {"content-type": row.content_type, "x-request-id": "mine"}
+        answer = service.client.post(FORMATS[name].route, content=_request(row, name), headers=sent)
     assert (answer.status_code, answer.json()) == _expected(row, name, builtin_tag)
     headers = {key: value for key, value in answer.headers.items() if key not in BENTOML_S_OWN}
-    assert headers == {"content-type": JSON} | ({"retry-after": row.retry_after} if row.retry_after else {})
+    assert headers == {"content-type": JSON, "x-request-id": "mine"} | (
+        {"retry-after": row.retry_after} if row.retry_after else {}
+    )
     assert SECRET not in answer.text
 
 

@@ -63,6 +63,11 @@ def ask(admission: Admission, count: int, start: int = 0, *, seconds: float = 60
     return asyncio.create_task(placed())
 
 
+def metric_names(kind: type) -> list[str]:
+    """Name the attributes of a class that make a metric."""
+    return [name for name, each in vars(kind).items() if isinstance(each, functools.cached_property) and not name.startswith("_")]
+
+
 def assert_idle(admission: Admission, metrics: EntryMetrics) -> None:
     """Everything that was taken has been given back."""
     assert admission.queued_pairs == 0

@@ -16,7 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bento_service.edge import Edge, client_gone_response, error_response, json_response
 from bento_service.errors import InvalidRequest, QueueFull
-from bento_service.metrics import EntryMetrics, totals
+from bento_service.exposition import totals
+from bento_service.metrics import EntryMetrics
 
 JSON = b"application/json"
 PICKLE = b"application/vnd.bentoml+pickle"

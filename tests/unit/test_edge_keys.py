@@ -13,7 +13,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from bento_service.access import ApiKeys
 from bento_service.edge import GET_ROUTES, OWNER, PAGES, POST_ROUTES, PROBES, Edge
-from bento_service.metrics import EntryMetrics, totals
+from bento_service.exposition import totals
+from bento_service.metrics import EntryMetrics
 
 KEY = "planted-key"
 CLOSED = sorted((GET_ROUTES | POST_ROUTES | {"/unknown", "/livez/x", "/Livez"}) - PROBES - PAGES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from types import SimpleNamespace
 
@@ -71,6 +72,19 @@ def test_with_micro_batches_requests_share_a_forward_pass() -> None:
     assert [len(batch) for batch in encoder.forwards] == [6]
 
 
+def _scores(engine: ScoringEngine, blobs: list[bytes]) -> list[PairScore]:
+    return [PairScore.unpack(score) for score in engine.score(blobs)[0]]
+
+
+def test_scores_say_when_their_batch_ran() -> None:
+    """On the clock that all processes of a machine share, late pairs too."""
+    blobs = [TokenPair(np.ones(3, np.uint32), None, 0, deadline, 0).pack() for deadline in (np.inf, 0.0)]
+    before = time.monotonic()
+    scored, late = _scores(ScoringEngine(RecordingEncoder(), device=CPU), blobs)
+    assert before <= scored.begun < scored.ended <= time.monotonic()
+    assert (late.outcome, late.begun) == (Outcome.LATE, scored.begun)
+
+
 def test_a_score_does_not_depend_on_micro_batches() -> None:
     """Nor on the order or the company of pairs."""
     generator = np.random.default_rng(2)
@@ -79,12 +93,12 @@ def test_a_score_does_not_depend_on_micro_batches() -> None:
         for number in range(60)
     ]
     blobs = [pair.pack() for pair in pairs]
-    expected = [PairScore(float(pair.ids.sum()), Outcome.SCORED).pack() for pair in pairs]
+    expected = [PairScore(float(pair.ids.sum()), Outcome.SCORED) for pair in pairs]
     for micro_batch in (True, False):
         engine = ScoringEngine(RecordingEncoder(), device=CPU, max_batch_tokens=256, micro_batch=micro_batch)
-        assert engine.score(blobs)[0] == expected
-        assert engine.score(blobs[::-1])[0] == expected[::-1]
-        assert [engine.score([blob])[0] for blob in blobs] == [[score] for score in expected]
+        assert _scores(engine, blobs) == expected
+        assert _scores(engine, blobs[::-1]) == expected[::-1]
+        assert [_scores(engine, [blob]) for blob in blobs] == [[score] for score in expected]
 
 
 def test_a_tally_tells_text_from_padding() -> None:

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from parts import metric_names
 from prometheus_client import REGISTRY
-from prometheus_client.parser import text_string_to_metric_families
 
 from bento_service import metrics
-from bento_service.metrics import EntryMetrics, ScorerMetrics, exposition, totals
+from bento_service.exposition import totals
+from bento_service.metrics import EntryMetrics, ScorerMetrics
 from bento_service.tally import Tally
 
 REPOSITORY = Path(metrics.__file__).parents[1]
-UNITS = ("_total", "_seconds", "_pairs", "_waiting", "_active", "_entries", "_state", "_workers", "_fallbacks", "_draining")
+UNITS = (
+    "_total",
+    "_seconds",
+    "_pairs",
+    "_tokens",
+    "_waiting",
+    "_active",
+    "_in_flight",
+    "_entries",
+    "_state",
+    "_workers",
+    "_fallbacks",
+    "_info",
+    "_draining",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +44,7 @@ def _registry_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _touch(room: EntryMetrics | ScorerMetrics) -> list[str]:
     """Make every metric of a room."""
-    names = [name for name, each in vars(type(room)).items() if isinstance(each, functools.cached_property)]
+    names = metric_names(type(room))
     for name in names:
         getattr(room, name)
     return names
@@ -86,23 +100,10 @@ def test_totals_are_found_whatever_the_order_of_labels() -> None:
     assert totals()["reranker_requests_total", (("route", "/rerank"), ("status", "200"))] == 1
 
 
-def test_the_exposition_is_prometheus_text() -> None:
-    """And holds what was counted."""
-    room = EntryMetrics()
-    room.documents.inc(3)
-    room.stage_seconds.labels("queue").observe(0.02)
-    families = {family.name: family for family in text_string_to_metric_families(exposition().decode())}
-    [documents] = [sample for sample in families["reranker_documents"].samples if sample.name.endswith("_total")]
-    assert documents.value == 3
-    counts = [sample for sample in families["reranker_stage_seconds"].samples if sample.name.endswith("_count")]
-    assert [(each.labels, each.value) for each in counts] == [({"stage": "queue"}, 1.0)]
-    assert metrics.CONTENT_TYPE.startswith("text/plain")
-
-
 def _process(folder: Path, script: str) -> str:
     """Run a script as a process of a server whose metrics lie in `folder`."""
     done = subprocess.run(
-        [sys.executable, "-c", f"from bento_service.metrics import *\n{script}"],
+        [sys.executable, "-c", f"from bento_service.metrics import *\nfrom bento_service.exposition import *\n{script}"],
         cwd=REPOSITORY,
         env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)},
         capture_output=True,
@@ -119,7 +120,6 @@ def test_all_processes_of_a_server_count_together(tmp_path: Path) -> None:
         _process(tmp_path, f"m = EntryMetrics(); m.documents.inc({number}); m.stage_seconds.labels('queue').observe(0.5)")
     read = "t = totals(); print(t['reranker_documents_total', ()], t['reranker_stage_seconds_count', (('stage', 'queue'),)])"
     assert _process(tmp_path, read).split() == ["3.0", "2.0"]
-    assert "reranker_documents_total 3.0" in _process(tmp_path, "print(exposition().decode())")
 
 
 def test_a_killed_worker_s_requests_are_no_longer_active(tmp_path: Path) -> None:

@@ -1,0 +1,236 @@
+"""What counting costs a request whose pairs are all known: `make bench-metrics`, into load/reports/metrics-cost.md.
+
+Two servers of one entry worker each, the service as it is and the same with everything that counts taken out (metrics, stages, what
+would turn stages into spans), are asked in turn, request by request, by one client on kept-alive connections: 50 documents of 540
+characters, all cached. Each request is so compared with its neighbour, under the same load of the machine. The processor time that
+the two entry workers took for their share of the requests is the steadier figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bench_cache import PATHS, Client, bodies
+from loops import percentile
+from provenance import REPOSITORY, provenance, sentence, versions
+from report_options import REPORTS, command_line
+from tables import table
+
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
+
+from servers import Server  # noqa: E402  the path must be set first
+
+LONG_SECONDS = 86_400  # nothing expires while it is measured
+DOCUMENTS = 50
+MOST_MS, MOST_SHARE = 0.1, 0.05
+LIBRARIES = ("bentoml", "prometheus-client", "uvicorn", "starlette")
+UNCOUNTED = '''
+"""The service with nothing in the place of what an entry worker counts with."""
+
+import bento_service.metrics
+
+
+class Nothing:
+    """Whatever is asked of it, nothing happens."""
+
+    def __getattr__(self, name):
+        return self
+
+    def __call__(self, *args, **kwargs):
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *args):
+        return None
+
+
+bento_service.metrics.EntryMetrics = Nothing
+
+from bento_service.service import Reranker
+'''
+COUNTED, WITHOUT = "as it is", "without"
+
+
+class Target:
+    """One server, with the connection to it and what its entry worker has taken of the processor."""
+
+    def __init__(self, server: Server, sent: list[bytes]) -> None:
+        self._sent = sent
+        self._port = server.port
+        [self._worker] = server.workers("Reranker")
+        client = Client(self._port, None)
+        for body in sent:
+            client.post(PATHS[0], body, check=False)
+
+    def connect(self) -> Client:
+        """Make a connection and send a first request over it, which does not count."""
+        client = Client(self._port, str(DOCUMENTS))
+        client.post(PATHS[0], self._sent[0])
+        return client
+
+    @property
+    def cpu_ms(self) -> float:
+        """Processor time so far."""
+        times = self._worker.cpu_times()
+        return 1000 * float(times.user + times.system)
+
+
+def one_round(targets: dict[str, Target], path: str, sent: list[bytes], requests: int) -> dict[str, Any]:
+    """Ask both servers in turn, the first of a pair alternating; milliseconds, and processor time a request."""
+    clients = {name: target.connect() for name, target in targets.items()}
+    taken = {name: -target.cpu_ms for name, target in targets.items()}
+    spent: dict[str, list[float]] = {name: [] for name in targets}
+    order = list(targets)
+    for number in range(requests):
+        order.reverse()
+        for name in order:
+            spent[name].append(clients[name].post(path, sent[number % len(sent)])[0])
+    cpu = {name: (taken[name] + target.cpu_ms) / requests for name, target in targets.items()}
+    return {"ms": spent, "cpu_ms": cpu}
+
+
+def figures(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """All rounds of one route together."""
+    ms = {name: [each for turn in rounds for each in turn["ms"][name]] for name in (COUNTED, WITHOUT)}
+    more = [counted - without for counted, without in zip(ms[COUNTED], ms[WITHOUT], strict=True)]
+    p50 = {name: statistics.median(values) for name, values in ms.items()}
+    by_round = [statistics.median(turn["ms"][COUNTED]) - statistics.median(turn["ms"][WITHOUT]) for turn in rounds]
+    allowed = max(MOST_MS, MOST_SHARE * p50[WITHOUT])
+    return {
+        "p50_ms": p50,
+        "p99_ms": {name: percentile(values, 0.99) for name, values in ms.items()},
+        "cpu_ms": {name: statistics.mean(turn["cpu_ms"][name] for turn in rounds) for name in ms},
+        "more_ms": statistics.median(more),
+        "p50_more_ms_by_round": by_round,
+        "allowed_ms": allowed,
+        "met": statistics.median(more) <= allowed,
+    }
+
+
+def scrapes(server: Server, count: int) -> dict[str, float]:
+    """How long /metrics takes, and how large it is."""
+    client, spent = Client(server.port, None), []
+    for _ in range(count):
+        start = time.perf_counter()
+        size = client.get("/metrics")
+        spent.append(1000 * (time.perf_counter() - start))
+    return {"p50_ms": statistics.median(spent), "p99_ms": percentile(spent, 0.99), "bytes": size}
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Start both servers and ask them."""
+    sent = bodies(options.bodies, seed=0)
+    with tempfile.TemporaryDirectory(prefix="reranker-metrics-cost-") as folder:
+        home = Path(folder, "home")
+        home.mkdir()
+        os.environ["BENTOML_HOME"] = str(home)  # before bentoml is imported
+        from model_store_scripts.save_model import save_model
+
+        save_model("builtin")
+        Path(folder, "uncounted.py").write_text(UNCOUNTED, encoding="utf-8")
+        settings = {"CACHE_TTL_SECONDS": LONG_SECONDS, "PYTHONPATH": REPOSITORY}
+        with (
+            Server(home, **settings) as counted,
+            Server(home, bento="uncounted:Reranker", cwd=Path(folder), **settings) as without,
+        ):
+            targets = {COUNTED: Target(counted, sent), WITHOUT: Target(without, sent)}
+            for path in PATHS:
+                one_round(targets, path, sent, 100)
+            rounds: dict[str, list[dict[str, Any]]] = {path: [] for path in PATHS}
+            for turn in range(options.rounds):
+                for path in PATHS:
+                    rounds[path].append(one_round(targets, path, sent, options.requests))
+                    medians = {name: round(statistics.median(ms), 3) for name, ms in rounds[path][-1]["ms"].items()}
+                    print(json.dumps({"round": turn, "path": path, "p50_ms": medians}), flush=True)
+            told = {"routes": {path: figures(turns) for path, turns in rounds.items()}, "scrape": scrapes(counted, 100)}
+    return told
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Write the report."""
+    rows = []
+    for path, route in result["routes"].items():
+        worst, best = max(route["p50_more_ms_by_round"]), min(route["p50_more_ms_by_round"])
+        rows.append(
+            [
+                f"`{path}`",
+                *(f"{route['p50_ms'][name]:.3f}" for name in (WITHOUT, COUNTED)),
+                f"{route['more_ms']:+.3f} ({best:+.3f} to {worst:+.3f})",
+                f"{route['allowed_ms']:.3f}",
+                "yes" if route["met"] else "no",
+                *(f"{route['p99_ms'][name]:.2f}" for name in (WITHOUT, COUNTED)),
+                *(f"{route['cpu_ms'][name]:.3f}" for name in (WITHOUT, COUNTED)),
+            ]
+        )
+    head = [
+        "route",
+        "p50 without, ms",
+        "p50 with, ms",
+        "more, ms (by round)",
+        "allowed",
+        "met",
+        "p99 without",
+        "p99 with",
+        "CPU without",
+        "CPU with",
+    ]
+    libraries = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    scrape = result["scrape"]
+    return "\n".join(
+        [
+            "# What metrics cost a cached request",
+            "",
+            f"{sentence(result['provenance'])} {libraries}.",
+            "",
+            (
+                f"One client, {DOCUMENTS} documents of 540 characters, all known to the process; {result['rounds']} rounds of {result['requests']} requests to each of two servers in turn, "
+                "request by request: the service as it is, and the same with everything that counts taken out. *More* is the median difference of two neighbouring requests, and of the "
+                "rounds' medians the least and the most; allowed are 5 % or 0.1 ms, whichever is larger. CPU is what the entry worker took of the processor for a request, in ms. "
+                "No traces are sent; access log, request ids and BentoML's own span of the request are in both."
+            ),
+            "",
+            *table(head, rows),
+            f"`GET /metrics` takes {scrape['p50_ms']:.1f} ms (p99 {scrape['p99_ms']:.1f}) for {scrape['bytes'] / 1000:.0f} KB with one entry worker and one model worker, in a thread beside the requests.",
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    """Measure, and write the report; the exit code is 1 where counting costs more than is allowed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--requests", type=int, default=300, help="to each server and route in a round")
+    parser.add_argument("--bodies", type=int, default=10, help="different requests that are cached and sent in turn")
+    parser.add_argument("--reports", type=Path, default=REPORTS, help="folder that the report goes to")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers end with this process
+    told = provenance(command_line("bench-metrics", sys.argv[1:]))
+    result = {
+        "provenance": told,
+        "versions": versions(Path(sys.executable), LIBRARIES),
+        "rounds": options.rounds,
+        "requests": options.requests,
+        **measure(options),
+    }
+    options.reports.mkdir(parents=True, exist_ok=True)
+    (options.reports / "metrics-cost.md").write_text(markdown(result), encoding="utf-8")
+    print(json.dumps({name: result[name] for name in ("routes", "scrape")}))
+    print(options.reports / "metrics-cost.md")
+    if not all(route["met"] for route in result["routes"].values()):
+        raise SystemExit("metrics cost more than 5 % and more than 0.1 ms of a cached request")
+
+
+if __name__ == "__main__":
+    main()
