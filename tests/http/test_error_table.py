@@ -22,7 +22,7 @@ from fake_scorer import FakeScorer
 SECRET = "planted-marker-3e9b"
 LONG = f"{SECRET} many words " * 100
 JSON = "application/json"
-BENTOML_S_OWN = {"content-length", "server", "x-bentoml-request-id"}  # the last two on /rerank alone
+BENTOML_S_OWN = {"content-length", "server"}  # the last one on /rerank alone
 QUEUE_PAIRS = 20_000  # the default, and the fake Scorer does 100 a second
 
 
