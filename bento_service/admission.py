@@ -217,6 +217,7 @@ class Admission:
         def learn(call: asyncio.Task[list[PairScore]]) -> None:
             if not call.cancelled() and not call.exception():
                 self._limit.observe(time.monotonic() - begin, queued_pairs=queued_pairs, pairs=len(call.result()))
+                self._metrics.queue_limit_pairs.set(self._limit.pairs)
 
         def sent(chunk: Sequence[int], call: asyncio.Task[list[PairScore]]) -> None:
             if len(calls) == 1:

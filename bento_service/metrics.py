@@ -57,7 +57,7 @@ class EntryMetrics:
 
     @cached_property
     def queue_limit_pairs(self) -> Gauge:
-        """RERANKER_MAX_QUEUE_PAIRS as it was shared out."""
+        """RERANKER_MAX_QUEUE_PAIRS as it was shared out, or what the latency allows of it."""
         return Gauge("reranker_queue_limit_pairs", "Pairs that the queue has room for.", multiprocess_mode="livesum")
 
     @cached_property

@@ -69,6 +69,7 @@ async def test_a_queue_that_got_too_slow_takes_fewer_pairs(entry_metrics: EntryM
     for each in asked:
         await each
     assert admission.limit_pairs < 64
+    assert entry_metrics.queue_limit_pairs._value.get() == admission.limit_pairs
     big = ask(admission, 64)
     call = await link.calls.get()
     with pytest.raises(QueueFull):
