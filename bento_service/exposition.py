@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -90,7 +89,7 @@ class _Scorers(Collector):
 
 def _age(since: float, now: float) -> float:
     """Tell how old what came at `since` is; 0 where nothing is waiting, or nothing ever has."""
-    return max(0.0, now - since) if since and math.isfinite(since) else 0.0
+    return max(0.0, now - since) if since else 0.0
 
 
 def _counting() -> Collector:

@@ -51,8 +51,9 @@ def test_the_queue_s_age_is_that_of_its_oldest_request(entry_metrics: EntryMetri
     assert totals()[AGE] == 0
     before = time.monotonic()
     with room.waiting():
-        first = time.monotonic()
+        first, written = time.monotonic(), room.queue_age._value.get()
         with room.waiting():
+            assert room.queue_age._value.get() == written
             assert time.monotonic() - first <= totals()[AGE] <= time.monotonic() - before
         assert totals()[AGE] >= time.monotonic() - first - 0.001
         assert totals()["reranker_requests_waiting", ()] == 1

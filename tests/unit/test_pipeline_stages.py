@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from cache_parts import make_keys
 from parts import played
 from pipeline_parts import CountingLink, Parts
 
 from bento_service.metrics import EntryMetrics
 from bento_service.pairs import PairScore, TokenPair
+from bento_service.waiting import Waiting
 
 Stage = tuple[str, float, float]
 
 
 class TimedLink(CountingLink):
-    """A Scorer whose batch begins 2 s after the call and takes 3 s, by what it says."""
+    """A Scorer whose first batch begins 2 s after its call, each further one 10 s later, and all take 3 s, by what it says."""
+
+    calls_begun = 0
 
     async def score(self, blobs: list[bytes]) -> list[PairScore]:
         """Answer at once."""
-        now = time.monotonic()
+        begun = time.monotonic() + 2 + 10 * self.calls_begun
+        self.calls_begun += 1
         pairs = [TokenPair.unpack(blob) for blob in blobs]
-        return [PairScore(float(len(pair.ids)), self.outcome, begun=now + 2, ended=now + 5) for pair in pairs]
+        return [PairScore(float(len(pair.ids)), self.outcome, begun=begun, ended=begun + 3) for pair in pairs]
 
 
 @pytest.fixture
@@ -73,8 +79,6 @@ async def test_a_known_request_is_looked_up_and_ranked(parts: Parts, entry_metri
 @played
 async def test_one_who_waits_for_another_s_computation_looks_up_once(parts: Parts, entry_metrics: EntryMetrics) -> None:
     """Its wait is none of the stages, as nothing is computed for it."""
-    import asyncio
-
     stages = _told(entry_metrics)
     await asyncio.gather(parts.rerank("a", "b"), parts.rerank("a", "b"))
     names = [name for name, _, _ in stages]
@@ -90,4 +94,14 @@ async def test_a_big_request_s_calls_are_timed_one_by_one(parts: Parts, entry_me
     names = [name for name, _, _ in stages]
     assert names.count("batch_wait") == names.count("forward") == 3
     assert names.count("queue") == names.count("score") == 1
-    assert 3 <= result.timing.inference < 4
+    assert result.timing.queue == pytest.approx(2, abs=0.5)
+    assert result.timing.inference == pytest.approx(23, abs=0.5)
+
+
+def test_the_caches_answer_a_request_once() -> None:
+    """Also one that asks Redis again and again while another server computes."""
+    answered: list[int] = []
+    waiting = Waiting(make_keys(2), [0, 1], lambda _: 0.0, lambda: answered.append(1))
+    waiting.caches_have_answered()
+    waiting.caches_have_answered()
+    assert answered == [1]
