@@ -189,8 +189,11 @@ class EntryMetrics:
     def _request_seconds(self) -> Callable[[str], Histogram]:
         return cache(self.request_seconds.labels)
 
-    def bounded(self, *, pairs: int, wait_seconds: float) -> None:
-        """Say how much of the queue there is."""
+    def begin(self, *, pairs: int, wait_seconds: float) -> None:
+        """Show every counter from now on, at 0 if need be, and how much of the queue there is."""
+        for name, each in vars(type(self)).items():
+            if isinstance(each, cached_property):
+                getattr(self, name)
         self.queue_limit_pairs.set(pairs)
         self.queue_wait_limit.set(wait_seconds)
         self.queue_age.set(math.inf)

@@ -89,7 +89,8 @@ class Pipeline:
         texts = [document.text for document in query.documents]
         distinct = list(dict.fromkeys(texts))
         self._metrics.documents.inc(len(texts))
-        self._metrics.duplicate_documents.inc(len(texts) - len(distinct))
+        if len(distinct) < len(texts):
+            self._metrics.duplicate_documents.inc(len(texts) - len(distinct))
 
         if deadline <= time.monotonic():
             raise deadline_passed()
@@ -100,7 +101,8 @@ class Pipeline:
         except TimeoutError:
             raise deadline_passed() from None
         truncated = [index for index, text in enumerate(texts) if answers[text].known.truncated]
-        self._metrics.truncated_documents.inc(len(truncated))
+        if truncated:
+            self._metrics.truncated_documents.inc(len(truncated))
         self._refuse_truncation(query, truncated)
 
         start = time.monotonic()

@@ -158,7 +158,7 @@ class _Reranker:
         drain_on_signals(_DRAIN)
         _CURRENT["routes"] = self.routes
         _ENTRY_METRICS.on_stage = stage_spans()
-        _ENTRY_METRICS.bounded(pairs=SETTINGS.queue_pairs_per_worker, wait_seconds=SETTINGS.queue_timeout_seconds)
+        _ENTRY_METRICS.begin(pairs=SETTINGS.queue_pairs_per_worker, wait_seconds=SETTINGS.queue_timeout_seconds)
         await self._housekeeping.start()
         for link in self._links:
             link.start()

@@ -47,7 +47,7 @@ async def test_scorers_are_counted_as_this_worker_sees_them() -> None:
 def test_the_queue_s_age_is_that_of_its_oldest_request(entry_metrics: EntryMetrics) -> None:
     """Younger ones come and go without changing it; when it goes, the next one is the oldest; without any it is 0."""
     room = entry_metrics
-    room.bounded(pairs=10, wait_seconds=2.0)
+    room.begin(pairs=10, wait_seconds=2.0)
     assert totals()[AGE] == 0
     before = time.monotonic()
     with room.waiting():
@@ -68,10 +68,11 @@ def test_the_queue_s_age_is_that_of_its_oldest_request(entry_metrics: EntryMetri
     assert totals()[AGE] == 0
 
 
-def test_the_bounds_of_the_queue_are_told(entry_metrics: EntryMetrics) -> None:
-    """In pairs and seconds."""
-    entry_metrics.bounded(pairs=10, wait_seconds=2.0)
+def test_counters_are_there_before_they_count(entry_metrics: EntryMetrics) -> None:
+    """At 0, or Prometheus would not see the first one; and the bounds of the queue in pairs and seconds."""
+    entry_metrics.begin(pairs=10, wait_seconds=2.0)
     samples = totals()
     assert samples["reranker_queue_limit_pairs", ()] == 10
     assert samples["reranker_queue_wait_limit_seconds", ()] == 2.0
+    assert samples["reranker_truncated_documents_total", ()] == samples["reranker_requests_active", ()] == 0
     assert not math.isinf(samples[AGE])
