@@ -204,6 +204,9 @@ overload: setup-dev ## three times the load it bears, fairness, callers who hang
 resilience: setup-dev ## SIGTERM, a killed and a hung model worker under load, 20 times each; into load/reports/resilience.md
 	$(BIN)/python load/resilience.py $(BENCH_ARGS)
 
+claims: setup-dev ## what docs/claims.md answers with and no other report has, into load/reports/claims.md: [BENCH_ARGS=…]
+	$(BIN)/python load/claims.py $(BENCH_ARGS)
+
 endurance: setup-dev ## 32 clients for 60 s, and 50 pauses of 6 s: no failed request
 	ENDURANCE_SECONDS=60 ENDURANCE_PAUSES=50 $(BIN)/python -m pytest -p no:cacheprovider --timeout 900 -s \
 		tests/integration/test_server.py -k "many_clients or a_pause"
