@@ -173,6 +173,10 @@ test-browser: chromium $(VENV)/.browser ## the page at / in a real Chromium
 test-profiles: setup-dev ## a server with the settings of each of deploy/profiles answers
 	$(BIN)/python -m pytest -p no:cacheprovider tests/profiles
 
+test-systemd: setup-dev ## systemd reads the units of deploy/systemd and rates them
+	@command -v systemd-analyze >/dev/null || { echo "error: no systemd-analyze here: apt-get install systemd" >&2; exit 1; }
+	$(BIN)/python -m pytest -p no:cacheprovider tests/systemd
+
 readme: setup-dev ## write the settings table of the README anew
 	$(BIN)/python tests/readme_settings.py --write
 
