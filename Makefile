@@ -54,6 +54,8 @@ SERVICE = $(BIN)/python deploy/service.py --port $(PORT) --folder $(RUN)
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev setup-bento setup-fuzz setup-clients setup-peers model models verify serve build lint test chromium test-browser readme cache-clear metrics bench bench-cache bench-metrics bench-dialects engines cache-layouts cache-faults hostile cache-property fuzz replay evaluate compare quality starts overload resilience endurance clean
 
+.PHONY: start stop restart status logs test-profiles test-systemd claims
+
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
