@@ -31,7 +31,6 @@ from bento_service.routes import EXPOSED_HEADERS, Routes, make_app, native_or_te
 from bento_service.scorer_link import ScorerClient, ScorerLink
 from bento_service.service.bento_io import RerankInput, RerankOutput
 from bento_service.service.premises import check_disk, check_port
-from bento_service.service.processes import ENTRY, all_siblings_run
 from bento_service.service.scorer import RemoteScorer, scorer_service
 from bento_service.service.shutdown import bound_shutdown, drain_on_signals
 from bento_service.service.startup import (
