@@ -9,6 +9,7 @@ import errno
 import ipaddress
 import os
 import socket
+import sys
 import tempfile
 from pathlib import Path
 
@@ -51,12 +52,15 @@ def check_port() -> None:
 
 def check_disk(processes: int) -> None:
     """Check that the metrics of so many worker processes find room; BentoMLConfigException stops the start with one line."""
+    if sys.platform != "linux":
+        return
     size = processes * _METRICS_BYTES_A_PROCESS
     try:
         folder = Path(BentoMLContainer.prometheus_multiproc_dir.get())
         with tempfile.TemporaryFile(dir=folder) as probe:
             os.posix_fallocate(probe.fileno(), 0, size)
     except OSError as error:
-        why = "the disk is full" if error.errno in _FULL else error.strerror
-        message = f"no room for {size >> 20} MB of metrics under BENTOML_HOME ({why}): make some, or move BENTOML_HOME"
+        if error.errno not in _FULL:
+            return  # where BENTOML_HOME cannot be written, BentoML has taken a temporary folder instead
+        message = f"the disk is full: no room for {size >> 20} MB of metrics under BENTOML_HOME; make some, or move BENTOML_HOME"
         raise BentoMLConfigException(message) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from background_service import BackgroundService
 from redis_servers import RedisServer
+from servers import REPOSITORY
 
 
 @pytest.fixture
@@ -44,10 +46,22 @@ def test_a_life_in_the_background(service: BackgroundService) -> None:
     for line in (f"pid       {pid}, ready", "on cpu, auto was asked for", "0 requests wait", "uptime", "all-minilm-l6-v2"):
         assert line in status.stdout
     assert first_line_of_logs(service) in service.log
+    run_the_looks_of_the_page(service.port)
     stopped = service.make("stop")
     assert (stopped.returncode, stopped.stdout) == (0, f"stopped: pid {pid}\n")
     assert not service.pid_path.exists()
     assert service.call("status").returncode == 3
+
+
+def run_the_looks_of_the_page(port: int) -> None:
+    """Run what docs/operations.md looks at a server with, word for word but for the port; each prints something."""
+    page = (REPOSITORY / "docs" / "operations.md").read_text()
+    looks = re.findall(r"^curl .*$", page, re.MULTILINE)
+    assert len(looks) == 5
+    for look in looks:
+        command = look.replace("localhost:3000", f"localhost:{port}")
+        ran = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=30, check=False)
+        assert (ran.returncode, bool(ran.stdout)) == (0, True), look
 
 
 def first_line_of_logs(service: BackgroundService) -> str:
@@ -85,8 +99,9 @@ def test_a_server_that_was_killed_leaves_nothing(service: BackgroundService) -> 
 def test_a_hung_server_is_killed_and_said_so(service: BackgroundService) -> None:
     """SIGTERM does nothing to a stopped process; the profile is large, with a Redis."""
     with RedisServer() as redis:
-        started = service.make("start", "PROFILE=large", REDIS_URL=redis.url)
+        started = service.make("restart", "PROFILE=large", f"REDIS_URL={redis.url}")
         assert started.returncode == 0, started.stderr
+        assert f"does not run on port {service.port}\nready: pid" in started.stdout
         assert service.rerank().status_code == 200
         health = service.health()
         assert health["model"]["quantization"] == "bf16"  # type: ignore[index]

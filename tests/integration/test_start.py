@@ -100,6 +100,8 @@ def test_a_full_disk_stops_the_start(home: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024 * 1024, before[1]))
     try:
-        assert "no room for 4 MB of metrics under BENTOML_HOME (the disk is full): make some" in failure(home)
+        assert "the disk is full: no room for 4 MB of metrics under BENTOML_HOME; make some, or move BENTOML_HOME" in failure(
+            home
+        )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
