@@ -45,7 +45,7 @@ class Background:
             command = process.cmdline()
             ours = Path(command[1]).name == "bentoml" and command[2:5] == ["serve", "--port", str(self.port)]
             return process if ours and process.status() != psutil.STATUS_ZOMBIE else None
-        except (OSError, ValueError, IndexError, psutil.NoSuchProcess):
+        except (OSError, ValueError, IndexError, psutil.Error):
             return None
 
     def shutdown_seconds(self) -> float:

@@ -31,7 +31,7 @@ def start(server: Background, wait_seconds: float) -> int:
         return DONE
     if server.pid_path.exists():
         print(
-            f"the pid file named {server.pid_path.read_text(encoding='ascii').strip() or 'nobody'}, which is not this server any more"
+            f"the pid file named {server.pid_path.read_text(encoding='ascii', errors='replace').strip() or 'nobody'}, which is not this server any more"
         )
         server.forget()
     _end_left_over(server)
@@ -59,7 +59,11 @@ def stop(server: Background, wait_seconds: float | None) -> int:
         print(f"does not run on port {server.port}")
     else:
         wait_seconds = wait_seconds or server.shutdown_seconds() + _KILL_SECONDS
-        process.terminate()
+        try:
+            process.terminate()
+        except psutil.AccessDenied:
+            print(f"error: pid {process.pid} is another user's, who must stop it", file=sys.stderr)
+            return FAILED
         if wait_for(lambda: server.process() is None, wait_seconds):
             print(f"stopped: pid {process.pid}")
         else:
@@ -153,7 +157,7 @@ def main() -> int:
         if options.action == "start":
             return start(server, options.start_seconds)
         stopped = stop(server, options.stop_seconds)
-        return stopped if options.action == "stop" else start(server, options.start_seconds)
+        return stopped if options.action == "stop" or stopped != DONE else start(server, options.start_seconds)
 
 
 if __name__ == "__main__":
