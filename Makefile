@@ -11,6 +11,12 @@ BENTO_VENV := .venv-bento
 # The quantisers that `make engines` compares are no part of the service.
 ENGINES_VENV := .venv-engines
 PORT ?= 3000
+# Settings of deploy/profiles/PROFILE.env; those of the environment and of the command line win.
+PROFILES := $(patsubst deploy/profiles/%.env,%,$(wildcard deploy/profiles/*.env))
+ifdef PROFILE
+$(if $(filter $(PROFILE),$(PROFILES)),,$(error PROFILE is one of $(PROFILES)))
+$(foreach setting,$(shell sed -n 's/^\([A-Z_]*\)=/\1?=/p' deploy/profiles/$(PROFILE).env),$(eval export $(setting)))
+endif
 export CHROMIUM ?= chromium
 # Packages of reranker clients that the tests call, in environments of their own because their requirements clash.
 CLIENTS := .venv-clients-current .venv-clients-older
@@ -32,8 +38,23 @@ SAVE := $(BIN)/python -m model_store_scripts.save_model --quantization $(SAVED) 
 BUILTIN := $(BENTOML_STORE)/all-minilm-l6-v2
 BUILTIN_SAVED = $(wildcard $(if $(filter auto,$(SAVED)),$(foreach variant,/latest -int8/latest -bf16/latest -fp16/latest,$(BUILTIN)$(variant)),$(BUILTIN)$(if $(filter-out none,$(SAVED)),-$(SAVED))/latest))
 
+# What serve, start and restart begin with: the model is saved if it is not there.
+define SAVE_FIRST
+if [ -n "$(MODEL)" ]; then \
+		echo "saving $(MODEL) …" >&2; tag="$$($(SAVE) --model "$(MODEL)" | tail -n 1)"; export RERANKER_MODEL="$$tag"; \
+	elif [ -z "$${RERANKER_MODEL:-}" ] && [ -z "$(BUILTIN_SAVED)" ]; then \
+		$(SAVE) --model builtin; \
+	fi;
+endef
+
+# Where make start keeps pid files and logs, a folder for each PORT.
+RUN ?= .run
+SERVICE = $(BIN)/python deploy/service.py --port $(PORT) --folder $(RUN)
+
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev setup-bento setup-fuzz setup-clients setup-peers model models verify serve build lint test chromium test-browser readme cache-clear metrics bench bench-cache bench-metrics bench-dialects engines cache-layouts cache-faults hostile cache-property fuzz replay evaluate compare quality starts overload resilience endurance clean
+
+.PHONY: start stop restart status logs test-profiles test-systemd claims
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -114,13 +135,24 @@ models: setup ## list the saved models
 verify: setup ## check a saved model: TAG=<tag>
 	@$(BIN)/python -m model_store_scripts.verify_model "$(TAG)"
 
-serve: setup ## serve on PORT: the built-in model, or RERANKER_MODEL=<tag>, or MODEL=<what to save first>
-	@if [ -n "$(MODEL)" ]; then \
-		echo "saving $(MODEL) …" >&2; tag="$$($(SAVE) --model "$(MODEL)" | tail -n 1)"; export RERANKER_MODEL="$$tag"; \
-	elif [ -z "$${RERANKER_MODEL:-}" ] && [ -z "$(BUILTIN_SAVED)" ]; then \
-		$(SAVE) --model builtin; \
-	fi; \
-	exec $(BIN)/bentoml serve --port $(PORT)
+serve: setup ## serve on PORT: the built-in model, or RERANKER_MODEL=<tag>, or MODEL=<what to save first>; [PROFILE=…] takes the settings of deploy/profiles
+	@$(SAVE_FIRST) exec $(BIN)/bentoml serve --port $(PORT)
+
+start: setup ## the same in the background, as soon as it is ready; several with a PORT each
+	@$(SAVE_FIRST) exec $(SERVICE) start $(and $(START_SECONDS),--start-seconds $(START_SECONDS))
+
+stop: setup ## end what make start began: it answers what it has taken; after STOP_SECONDS it is killed
+	@$(SERVICE) stop $(and $(STOP_SECONDS),--stop-seconds $(STOP_SECONDS))
+
+restart: setup ## make stop, then make start, with the settings of now
+	@$(SAVE_FIRST) exec $(SERVICE) restart $(and $(START_SECONDS),--start-seconds $(START_SECONDS)) $(and $(STOP_SECONDS),--stop-seconds $(STOP_SECONDS))
+
+status: setup ## whether it runs on PORT, and what it says of itself
+	@$(SERVICE) status
+
+logs: ## the log's last LINES of what make start began, and what comes
+	@test -e $(RUN)/$(PORT)/log || { echo "error: nothing was started on port $(PORT)" >&2; exit 1; }
+	@exec tail -n $(or $(LINES),50) -F $(RUN)/$(PORT)/log
 
 build: setup ## pack code and model into a Bento
 	@if [ -z "$${RERANKER_MODEL:-}" ] && [ -z "$(BUILTIN_SAVED)" ]; then $(SAVE) --model builtin; fi
@@ -139,6 +171,13 @@ chromium:
 
 test-browser: chromium $(VENV)/.browser ## the page at / in a real Chromium
 	$(BIN)/python -m pytest -p no:cacheprovider tests/browser
+
+test-profiles: setup-dev ## a server with the settings of each of deploy/profiles answers
+	$(BIN)/python -m pytest -p no:cacheprovider tests/profiles
+
+test-systemd: setup-dev ## systemd reads the units of deploy/systemd and rates them
+	@command -v systemd-analyze >/dev/null || { echo "error: no systemd-analyze here: apt-get install systemd" >&2; exit 1; }
+	$(BIN)/python -m pytest -p no:cacheprovider tests/systemd
 
 readme: setup-dev ## write the settings table of the README anew
 	$(BIN)/python tests/readme_settings.py --write
@@ -203,6 +242,9 @@ overload: setup-dev ## three times the load it bears, fairness, callers who hang
 
 resilience: setup-dev ## SIGTERM, a killed and a hung model worker under load, 20 times each; into load/reports/resilience.md
 	$(BIN)/python load/resilience.py $(BENCH_ARGS)
+
+claims: setup-dev ## what docs/claims.md answers with and no other report has, into load/reports/claims.md: [BENCH_ARGS=…]
+	$(BIN)/python load/claims.py $(BENCH_ARGS)
 
 endurance: setup-dev ## 32 clients for 60 s, and 50 pauses of 6 s: no failed request
 	ENDURANCE_SECONDS=60 ENDURANCE_PAUSES=50 $(BIN)/python -m pytest -p no:cacheprovider --timeout 900 -s \

@@ -30,6 +30,7 @@ from bento_service.quota import Quota
 from bento_service.routes import EXPOSED_HEADERS, Routes, make_app, native_or_tei
 from bento_service.scorer_link import ScorerClient, ScorerLink
 from bento_service.service.bento_io import RerankInput, RerankOutput
+from bento_service.service.premises import check_disk, check_port
 from bento_service.service.scorer import RemoteScorer, scorer_service
 from bento_service.service.shutdown import bound_shutdown, drain_on_signals
 from bento_service.service.startup import (
@@ -148,6 +149,8 @@ class _Reranker:
         """Run once in the parent before any worker starts: what is cheap to check stops the start here."""
         atexit.register(exit_as_the_scorer_did)
         bound_shutdown(SETTINGS.shutdown_seconds)
+        check_port()
+        check_disk(SETTINGS.workers + SCORER_COUNT)
         check_model()
         check_keys()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,9 +25,9 @@ def home(builtin_tag: str, tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(copy)
 
 
-def failure(home: Path, **settings: object) -> str:
+def failure(home: Path, options: tuple[str, ...] = (), **settings: object) -> str:
     """Start a server that must not come up; the one line that says why."""
-    server = Server(home, **settings)
+    server = Server(home, options=options, **settings)
     try:
         assert server.wait_exit(90) != 0
         lines = [line for line in server.log.splitlines() if "serve` failed" in line or "cannot be served" in line]
@@ -83,3 +85,23 @@ def test_a_half_written_entry_stops_the_start(home: Path) -> None:
     [manifest] = home.glob("models/all-minilm-l6-v2/*/model.yaml")
     manifest.unlink()
     assert "half-written" in failure(home)
+
+
+def test_a_taken_port_stops_the_start(home: Path) -> None:
+    """Before any worker starts; who listens there is left alone."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = failure(home, ("--port", str(port)))
+        assert f"port {port} is taken: stop the program that listens there, or choose another port with --port" in line
+
+
+def test_a_full_disk_stops_the_start(home: Path) -> None:
+    """Workers would die by SIGBUS over their metrics, and be started again for ever; a limit on files stands for the disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024 * 1024, before[1]))
+    try:
+        assert "the disk is full: no room for 4 MB of metrics under BENTOML_HOME; make some, or move BENTOML_HOME" in failure(
+            home
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
