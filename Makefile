@@ -33,7 +33,7 @@ BUILTIN := $(BENTOML_STORE)/all-minilm-l6-v2
 BUILTIN_SAVED = $(wildcard $(if $(filter auto,$(SAVED)),$(foreach variant,/latest -int8/latest -bf16/latest -fp16/latest,$(BUILTIN)$(variant)),$(BUILTIN)$(if $(filter-out none,$(SAVED)),-$(SAVED))/latest))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-bento setup-fuzz setup-clients setup-peers model models verify serve build lint test chromium test-browser readme cache-clear metrics bench bench-cache bench-metrics bench-dialects engines cache-layouts cache-faults hostile cache-property fuzz replay evaluate compare quality starts overload resilience endurance clean
+.PHONY: help setup setup-dev setup-bento setup-fuzz setup-clients setup-peers model models verify serve build lint test chromium test-browser readme cache-clear metrics bench bench-cache bench-metrics bench-dialects engines cache-layouts cache-faults hostile cache-property fuzz load latency replay evaluate compare quality starts overload resilience endurance clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -173,6 +173,17 @@ cache-faults: setup-dev ## load while Redis is killed, paused, emptied and read-
 
 hostile: setup-dev ## one hostile client beside eight honest ones: latency without and with it
 	$(BIN)/python load/hostile.py $(BENCH_ARGS)
+
+LOAD = $(BIN)/python load/load_modes.py
+# What every mode takes; make exports its variables, so that a server's settings (RERANKER_WORKERS=2) reach one that is started here.
+LOAD_SAID = $(if $(URL),--url "$(URL)") $(if $(USERS),--users $(USERS)) $(if $(DOCUMENTS),--documents $(DOCUMENTS)) $(if $(CORPUS),--corpus "$(CORPUS)") \
+	$(if $(QUERIES),--queries "$(QUERIES)") $(if $(REPEATS),--repeats $(REPEATS)) $(BENCH_ARGS)
+
+load: $(VENV)/.report ## ask a server: [URL=…] [REQUESTS=200] [CONCURRENCY=8, or RATE=<requests/s of an open loop>]; docs/load.md has the rest
+	@$(LOAD) load $(if $(REQUESTS),--requests $(REQUESTS)) $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(if $(RATE),--rate $(RATE)) $(LOAD_SAID)
+
+latency: $(VENV)/.report ## one request after the other: [URL=…] [WARMUP=10] [REQUESTS=100]
+	@$(LOAD) latency $(if $(WARMUP),--warmup $(WARMUP)) $(if $(REQUESTS),--requests $(REQUESTS)) $(LOAD_SAID)
 
 replay: setup-dev ## hit ratio on a trace against a simulated LRU, then with four workers and Redis: QUERIES=<file, one a line>
 	@test -n "$(QUERIES)" || { echo "error: say which: make replay QUERIES=<file of queries, one a line>" >&2; exit 1; }
