@@ -18,6 +18,7 @@ from rows import Row, read_rows
 from workload import WorkloadSpec
 
 DRIVER = Path(__file__).resolve().parent / "locust_driver.py"
+WARM_REQUESTS = 20
 MOST_SECONDS = 4 * 3600.0  # a run of a number of requests that takes longer is ended
 
 
@@ -76,8 +77,13 @@ def closed_plan(plan: Plan, clients: int, seconds: float) -> Plan:
 
 
 def fresh(plan: Plan, number: int) -> Plan:
-    """Ask for other texts than the other stretches do."""
+    """Ask for other texts than the stretches of other numbers do."""
     return replace(plan, workload=replace(plan.workload, seed=plan.workload.seed + 1000 * number))
+
+
+def warm_plan(plan: Plan) -> Plan:
+    """Ask a few requests of other texts than any stretch: a new server's first forward passes are slow."""
+    return fresh(replace(plan, clients=4, requests=WARM_REQUESTS, seconds=0.0, rate=0.0), -2)
 
 
 def drive(plan: Plan, processes: Sequence[int] = ()) -> Stretch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from drive import Stretch
 from load_options import described
 from provenance import sentence
-from rows import write_archive
+from rows import Row, write_archive
 from tables import table
 from thresholds import Threshold
 
@@ -22,7 +22,6 @@ COLUMNS = {
     "p50_ms": "p50 ms",
     "p90_ms": "p90 ms",
     "p99_ms": "p99 ms",
-    "max_ms": "greatest ms",
     "requests": "requests",
     "rejected": "429",
     "failed": "failed",
@@ -31,8 +30,8 @@ COLUMNS = {
     "generator_cores": "cores of the load",
     "server_cores": "cores of the servers",
     "other_cores": "cores of others",
-    "late_p99_ms": "sent late, p99 ms",
 }
+LATE_MS = 50.0  # of the load generator itself: worth telling from here on
 EXACT = 1000  # figures from here on are shown whole
 MEANING = (
     "Latency counts from when a request was due to the last byte of its answer, so waiting behind a slow answer counts. A request that is turned away with 429 is neither answered nor "
@@ -52,6 +51,22 @@ class Result:
     notes: list[str] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
     plots: dict[str, Callable[[Path], None]] = field(default_factory=dict)
+
+
+def timeline(rows: Sequence[Row]) -> dict[str, Callable[[Path], None]]:
+    """Return what draws a stretch over time; the plots' library is loaded when they are drawn."""
+
+    def latency(path: Path) -> None:
+        from load_plots import plot_latency
+
+        plot_latency(path, rows)
+
+    def rates(path: Path) -> None:
+        from load_plots import plot_rates
+
+        plot_rates(path, rows)
+
+    return {"latency": latency, "rates": rates}
 
 
 def write(result: Result, folder: Path, told: Mapping[str, Any], about: Mapping[str, Any], *, plots: bool) -> Path:
@@ -90,7 +105,7 @@ def markdown(result: Result, told: Mapping[str, Any], about: Mapping[str, Any], 
             "",
             f"Server: {server_line(about)} Asked: {described(spec)}.",
             "",
-            *(line for note in result.notes for line in (note, "")),
+            *(line for note in [*result.notes, *_late(result.figures)] for line in (note, "")),
             *table(["", *(COLUMNS[name] for name in columns)], cells),
             *table(
                 ["threshold", "measured", "asked", "met"],
@@ -115,6 +130,14 @@ def server_line(about: Mapping[str, Any]) -> str:
     libraries = ", ".join(f"{name} {version}" for name, version in versions.items())
     precision = "fp32" if model["quantization"] == "none" else model["quantization"]
     return f"{model['tag']} ({model['kind']}) in {precision} on {model['device']}, {place}; {libraries}."
+
+
+def _late(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say where the load generator could not keep up; the latencies count it."""
+    late = {name: each["late_p99_ms"] for name, each in figures.items() if (each["late_p99_ms"] or 0) > LATE_MS}
+    return [
+        f"{name}: requests were sent up to {ms:g} ms late (p99), for want of CPU beside the server." for name, ms in late.items()
+    ]
 
 
 def _plan(stretch: Stretch) -> dict[str, Any]:

@@ -7,16 +7,18 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from bento_service.settings import known_variables
 from servers import REPOSITORY, Server
 
 READY_SECONDS = 10.0
+UNTOLD = ("RERANKER_API_KEYS", "RERANKER_API_KEYS_FILE", "REDIS_URL")
 
 
 class TargetError(Exception):
@@ -25,22 +27,29 @@ class TargetError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server. server: None where somebody else started it · settings: what it was started with beyond its defaults."""
+    """What answers at a URL. servers: those that were started here · settings: what they were started with beside the environment's."""
 
     url: str
-    server: Server | None
-    settings: Mapping[str, str]
+    servers: Sequence[Server] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def processes(self) -> list[int]:
-        """The first process of a server that was started here."""
-        return [self.server.process.pid] if self.server else []
+        """The first process of each server that was started here."""
+        return [server.process.pid for server in self.servers]
 
     def about(self) -> dict[str, Any]:
         """Ask it for its model, precision, limits and versions; what it does not tell is missing."""
         health, info = self._get("/health"), self._get("/info")
         told = {name: health[name] for name in ("model", "limits", "versions") if name in health}
-        return {"started_here": self.server is not None, "settings": dict(self.settings), **told, "info": info}
+        return {"started_here": bool(self.servers), "settings": self._said(), **told, "info": info}
+
+    def _said(self) -> dict[str, str]:
+        """Give the settings that a server started here has, the environment's included; no secrets."""
+        if not self.servers:
+            return {}
+        outer = {name: os.environ[name] for name in known_variables() if os.environ.get(name)}
+        return {name: value for name, value in {**outer, **self.settings}.items() if name not in UNTOLD}
 
     def _get(self, path: str) -> dict[str, Any]:
         key = os.environ.get("API_KEY")
@@ -60,12 +69,12 @@ def running(url: str | None, **settings: object) -> Iterator[Target]:
     """
     if url:
         _check(url)
-        yield Target(url.rstrip("/"), None, {})
+        yield Target(url.rstrip("/"))
         return
     with model_home() as home:
         said = {"QUANTIZATION": os.environ.get("QUANTIZATION", "auto")} | {name: str(value) for name, value in settings.items()}
         with Server(home, **said) as server:
-            yield Target(server.url, server, said)
+            yield Target(server.url, [server], said)
 
 
 @contextlib.contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import argparse
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +39,21 @@ class Threshold:
 def broken(thresholds: Iterable[Threshold]) -> list[str]:
     """Say each broken one in a line."""
     return [f"broken: {each.name}: {each.measured}, asked: {each.asked}" for each in thresholds if not each.met]
+
+
+def on_requests(told: Mapping[str, Any], options: argparse.Namespace) -> list[Threshold]:
+    """Make the bounds that every mode has. told: figures."""
+    return [
+        Threshold("failed requests, share", share(told["failed"], told["requests"]), options.max_failed),
+        Threshold("p99", told["p99_ms"], options.max_p99_ms, " ms"),
+    ]
+
+
+def on_rejected(told: Mapping[str, Any], options: argparse.Namespace) -> Threshold:
+    """Make the bound on requests that were turned away."""
+    return Threshold("requests turned away with 429, share", share(told["rejected"], told["requests"]), options.max_rejected)
+
+
+def share(part: int, whole: int) -> float | None:
+    """Divide; None of nothing."""
+    return part / whole if whole else None
