@@ -1,4 +1,4 @@
-"""Real queries in their order against the caches: `make replay QUERIES=<file of queries, one a line>`.
+"""Real queries in their order against the caches: `make replay QUERIES=<file of queries>`.
 
 Each query has 2 documents of at most 8 words that are drawn from its text, so that a query that comes again brings the same pairs.
 

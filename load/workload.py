@@ -116,10 +116,11 @@ class Workload:
         owed = 0.0
         while True:
             owed += self._spec.repeats * BLOCK
-            repeats = int(owed)
+            repeats = min(int(owed), BLOCK)
             owed -= repeats
             for is_repeat in self._draw.sample([True] * repeats + [False] * (BLOCK - repeats), BLOCK):
                 query = known.again() if is_repeat else None
+                owed += is_repeat and query is None  # the first request cannot repeat any: another one does instead
                 yield (query, True) if query else (self._new(known), False)
 
     def _new(self, known: Popularity) -> str:
