@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from figures import by_second
-from plots import label, save
+from plots import label, log_scale, save
+from ramp import Step
 from rows import ANSWERED, Row
 
 COLOURS = ("#08519c", "#d95f02", "#41ab5d", "#7f7f7f")
+RATE = "requests/s offered, open loop"
 SLICES = 60  # of a run, at most
 
 
@@ -26,11 +28,11 @@ def plot_latency(path: Path, rows: Sequence[Row]) -> None:
     answered = [row for row in rows if row.status == ANSWERED]
     figure = Figure(figsize=(10, 4), layout="constrained")
     over_time, distribution = figure.subplots(1, 2, sharey=True)
-    over_time.plot([row.due for row in answered], [1000 * row.latency for row in answered], ".", ms=2, alpha=0.4, color="#9ecae1")
+    over_time.plot([row.due for row in answered], [1000 * row.latency for row in answered], ".", ms=3, alpha=0.5, color="#9ecae1")
     slices = by_second(rows, width_of(rows))
     for name, colour in (("p50_ms", COLOURS[0]), ("p99_ms", COLOURS[1])):
         over_time.plot(slices["seconds"], slices[name], drawstyle="steps-post", label=name.removesuffix("_ms"), color=colour)
-    over_time.set_yscale("log")
+    log_scale(over_time)
     label(over_time, "s", "ms from due to answered", "Latency over time")
     latencies = sorted(1000 * row.latency for row in answered)
     shares = [100 * (number + 1) / len(latencies) for number in range(len(latencies))]
@@ -66,24 +68,25 @@ def plot_memory(path: Path, samples: Mapping[str, Sequence[tuple[float, int]]], 
     save(figure, path)
 
 
-def plot_curves(path: Path, systems: Mapping[str, Sequence[Mapping[str, Any]]], bound_ms: float) -> None:
-    """Draw p99 and goodput by the offered rate. systems: the steps of each, their figures."""
+def plot_curves(path: Path, systems: Mapping[str, Sequence[Step]], bound_ms: float, unit: str) -> None:
+    """Draw p99 and goodput by load. systems: the steps of each; of those of one level the last counts · unit: of a level."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     latency, goodput = figure.subplots(1, 2)
     for number, (name, steps) in enumerate(systems.items()):
-        some = sorted(steps, key=lambda step: step["offered_per_second"])
-        rates = [step["offered_per_second"] for step in some]
-        colour = COLOURS[number % len(COLOURS)]
-        p99 = [step["p99_ms"] if step["p99_ms"] is not None else float("nan") for step in some]
-        latency.plot(rates, p99, marker="o", label=name, color=colour)
-        goodput.plot(rates, [step["answered_per_second"] for step in some], marker="o", label=name, color=colour)
+        some = sorted({step.level: step for step in steps}.items())
+        levels = [level for level, _ in some]
+        style = {"marker": "o", "label": name, "color": COLOURS[number % len(COLOURS)]}
+        p99 = [step.told["p99_ms"] for _, step in some]
+        latency.plot(levels, [math.nan if value is None else value for value in p99], **style)
+        goodput.plot(levels, [step.told["answered_per_second"] for _, step in some], **style)
     latency.axhline(bound_ms, color="black", ls=":", label="bound")
-    latency.set_yscale("log")
-    most = goodput.get_xlim()[1]
-    goodput.plot([0, most], [0, most], ":", color="black", label="all answered in time")
+    log_scale(latency)
+    if unit == RATE:
+        most = goodput.get_xlim()[1]
+        goodput.plot([0, most], [0, most], ":", color="black", label="all that is offered")
     for axes in (latency, goodput):
         axes.set_xlim(left=0)
     goodput.set_ylim(bottom=0)
-    label(latency, "requests/s offered, open loop", "ms", "p99 by load")
-    label(goodput, "requests/s offered, open loop", "requests/s answered", "Goodput by load")
+    label(latency, unit, "ms", "p99 by load")
+    label(goodput, unit, "requests/s answered", "Goodput by load")
     save(figure, path)

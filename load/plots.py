@@ -65,10 +65,7 @@ def plot_latency(path: Path, result: dict[str, Any]) -> None:
             ]
             latencies = [pooled(each, share) for each in found]
             axes.plot(offered, latencies, marker="o", label=system, color=colours(systems)[system])
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.yaxis.minorticks_off()
+        log_scale(axes)
         axes.set_xlim(left=0)
         label(axes, "pairs/s offered, open loop", "ms", f"p{100 * share:g} by load")
     save(figure, path)
@@ -103,6 +100,14 @@ def _bars(axes: Axes, groups: list[str], heights: dict[str, list[float]], label:
         bars = axes.bar(places, values, width, label=name, color=OWN_COLOURS[number % len(OWN_COLOURS)])
         axes.bar_label(bars, [label.format(value) for value in values], fontsize=7)
     axes.set_xticks(range(len(groups)), groups)
+
+
+def log_scale(axes: Axes) -> None:
+    """Let y rise by factors, its ticks plain numbers."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.minorticks_off()
 
 
 def label(axes: Axes, x: str, y: str, title: str) -> None:

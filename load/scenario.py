@@ -125,9 +125,9 @@ def judged(options: argparse.Namespace, found: Mapping[str, tuple[list[Step], di
     }
 
     def curves(path: Path) -> None:
-        from load_plots import plot_curves
+        from load_plots import RATE, plot_curves
 
-        plot_curves(path, {name: [step.told for step in steps] for name, (steps, _, _) in found.items()}, options.max_p99_ms)
+        plot_curves(path, {name: steps for name, (steps, _, _) in found.items()}, options.max_p99_ms, RATE)
 
     return Result(
         "scenario",

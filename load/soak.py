@@ -5,19 +5,24 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import redis
 
 from drive import Plan, drive, open_plan, warm_plan
 from load_report import Result, timeline
 from memory import Memory, growth
 from redis_servers import RedisServer
+from replay import metric
+from rows import Row
+from servers import Server
 from stress import capacity
 from target import Target
 from thresholds import Threshold, on_rejected, on_requests
 
 SAMPLE_SECONDS = 5.0
-REDIS_MEMORY = "2mb"  # of which Redis itself takes one
+REDIS_BYTES = 750_000  # for pairs, beside what an empty Redis takes
 
 
 @contextlib.contextmanager
@@ -27,8 +32,9 @@ def small_caches(options: argparse.Namespace) -> Iterator[dict[str, object]]:
     if not options.redis:
         yield local
         return
-    with RedisServer(maxmemory=REDIS_MEMORY, maxmemory_policy="allkeys-lru") as redis:
-        yield local | {"REDIS_ENABLED": "true", "REDIS_URL": redis.url}
+    with RedisServer(maxmemory_policy="allkeys-lru") as small:
+        small.client().config_set("maxmemory", small.used_memory() + REDIS_BYTES)
+        yield local | {"REDIS_ENABLED": "true", "REDIS_URL": small.url}
 
 
 def soak(options: argparse.Namespace, target: Target, plan: Plan) -> Result:
@@ -48,10 +54,36 @@ def soak(options: argparse.Namespace, target: Target, plan: Plan) -> Result:
     result = Result("soak", title, {"soak": stretch}, {"soak": told}, thresholds, plots=timeline(stretch.rows))
     result.extra["capacity"] = most
     if memory:
+        _add_caches(result, target.servers[0], options.cache_entries, target.settings.get("REDIS_URL"))
         _add_memory(result, memory, warm_seconds, options)
     else:
         result.notes.append("The server was not started here, so its memory was not measured.")
     return result
+
+
+def full_after(rows: Sequence[Row], entries: int) -> float | None:
+    """Say after how many seconds a cache of so many pairs was full, by the pairs computed for it; None if never."""
+    known = 0
+    for row in sorted(rows, key=lambda row: row.done):
+        known += max(0, row.misses)
+        if known >= entries:
+            return row.done
+    return None
+
+
+def _add_caches(result: Result, server: Server, entries: int, redis_url: str | None) -> None:
+    seconds = full_after(result.stretches["soak"].rows, entries)
+    filled = f"was full after {seconds:.0f} s" if seconds is not None else "was never full"
+    note = f"The process's cache of {entries:,} pairs {filled}"
+    dropped = metric(server, "reranker_cache_evictions_total", "reason").get("full", 0)
+    result.extra["caches"] = {"entries": entries, "full_after_seconds": seconds, "dropped": dropped}
+    if redis_url:
+        with redis.Redis.from_url(redis_url) as client:
+            evicted = client.info("stats")["evicted_keys"]
+        errors = metric(server, "reranker_redis_errors_total", "kind")
+        result.extra["caches"] |= {"redis_evicted_queries": evicted, "redis_errors": errors}
+        note += f"; a Redis with room for {REDIS_BYTES / 1e3:g} KB pushed out {evicted:,} queries, and {sum(errors.values())} calls to it failed"
+    result.notes.append(f"{note}.")
 
 
 def _add_memory(result: Result, memory: Memory, warm_seconds: float, options: argparse.Namespace) -> None:

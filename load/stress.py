@@ -80,9 +80,9 @@ def _result(options: argparse.Namespace, steps: list[Step], run: Ramp) -> Result
     ]
 
     def curves(path: Path) -> None:
-        from load_plots import plot_curves
+        from load_plots import RATE, plot_curves
 
-        plot_curves(path, {"measured": [step.told for step in steps]}, options.max_p99_ms)
+        plot_curves(path, {"measured": steps}, options.max_p99_ms, "clients, closed loop" if options.max_concurrency else RATE)
 
     held = (
         f"A step holds with a p99 of at most {options.max_p99_ms:g} ms, {100 * options.min_answered:g} % of what is offered answered with 200, and no more than "

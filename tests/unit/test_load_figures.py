@@ -17,6 +17,7 @@ from load_options import command_line
 from memory import growth
 from ramp import Bounds, knee, ramp
 from rows import Row, write_archive
+from soak import full_after
 from thresholds import Threshold, broken
 
 
@@ -159,6 +160,14 @@ def test_growth_compares_the_end_with_the_end_of_the_warm_in() -> None:
     assert growth([*points[:60], (60.0, 999), *points[61:]], 30) == 0
     assert growth([(second, 200 + second) for second in range(30, 121)], 30) == pytest.approx(320 / 230 - 1, abs=0.06)
     assert growth(points, 500) is None
+
+
+def test_a_cache_is_full_when_as_many_pairs_were_computed() -> None:
+    """In the order of the answers; known pairs and answers that do not say fill nothing."""
+    rows = [row(0, 0.9), row(0, 0.2), row(0, 0.3, misses=0), row(0, 0.4, misses=-1), row(0, 0.5)]
+    assert full_after(rows, 4) == 0.5
+    assert full_after(rows, 6) == 0.9
+    assert full_after(rows, 7) is None
 
 
 def test_the_balancer_is_the_one_that_deploy_describes() -> None:
