@@ -196,7 +196,7 @@ replay-load: $(VENV)/.report ## a file's queries in their order, repeats kept: Q
 	@$(LOAD) replay-load $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(if $(RATE),--rate $(RATE)) $(LOAD_SAID)
 
 scenario: $(VENV)/.report ## three servers behind nginx with one Redis, 40 % repeats: the baseline against all features
-	$(BIN)/python load/scenario.py $(BENCH_ARGS)
+	$(BIN)/python load/three_servers.py $(BENCH_ARGS)
 
 replay: setup-dev ## hit ratio on a trace against a simulated LRU, then with four workers and Redis: QUERIES=<file>
 	@test -n "$(QUERIES)" || { echo "error: say which: make replay QUERIES=<file of queries>" >&2; exit 1; }

@@ -32,6 +32,7 @@ from rows import ANSWERED, Row, write_row
 from workload import Request, Workload, WorkloadSpec
 
 MOST_SPAWNED = 100  # users a second, which all wait for the begin
+READY_CLIENTS = 16  # of an open loop, made before it begins; more are made when they are needed
 MOST_UNDER_WAY = 1_000  # requests of an open loop; the next ones are sent late, which their latency counts
 
 
@@ -109,7 +110,7 @@ class OpenLoopUser(User):
         drive = self.drive
         plan = drive.plan
         times = due_times(plan["arrivals"], per_second=plan["rate"], seconds=plan["seconds"], seed=plan["workload"]["seed"])
-        visitors, free = gevent.pool.Pool(MOST_UNDER_WAY), list[Client]()
+        visitors, free = gevent.pool.Pool(MOST_UNDER_WAY), [drive.make_client() for _ in range(READY_CLIENTS)]
         drive.begun.wait()
         for due in times:
             if (request := drive.take()) is None:

@@ -50,7 +50,7 @@ def ramp(
 ) -> list[Step]:
     """Measure level after level until one breaks a bound twice, then `refine` times in the middle between held and broken.
 
-    measure: gives the figures of a level. Returns all that was measured, in order.
+    Where the first one breaks, lower ones follow until one holds. measure: gives the figures of a level. Returns all that was measured, in order.
     """
     steps: list[Step] = []
 
@@ -63,11 +63,11 @@ def ramp(
         return False
 
     held, broke, level = 0.0, math.inf, first
-    while len({step.level for step in steps}) < most_steps and broke == math.inf:
+    while len({step.level for step in steps}) < most_steps and not (held and broke < math.inf):
         if holds(level):
             held, level = level, level * factor
         else:
-            broke = level
+            broke, level = level, level / factor
     for _ in range(refine if held and broke < math.inf else 0):
         middle = math.sqrt(held * broke)
         held, broke = (middle, broke) if holds(middle) else (held, middle)

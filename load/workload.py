@@ -18,7 +18,7 @@ from text_files import read_texts
 from texts import Texts
 
 POOL = 5_000  # generated documents; a pair is new whenever its query is
-BLOCK = 50  # requests among which the share of repeats is exact
+BLOCK = 10  # requests among which the share of repeats is exact
 
 
 @dataclass(frozen=True, slots=True)

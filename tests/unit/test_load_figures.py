@@ -131,10 +131,13 @@ def test_a_step_that_breaks_by_chance_is_measured_again() -> None:
     assert levels == [1, 2, 2, 4, 8]
 
 
-def test_no_level_held_is_no_knee() -> None:
-    """And nothing is looked for below the first."""
-    steps = ramp(lambda level: step(level, 0), Bounds(500), first=3, factor=2, most_steps=4)
-    assert [each.level for each in steps] == [3, 3]
+def test_a_first_level_that_is_too_much_is_lowered() -> None:
+    """Until one holds; without any there is no knee."""
+    steps = ramp(lambda level: step(level, 3), Bounds(500), first=8, factor=2, most_steps=9, refine=0)
+    assert [each.level for each in steps] == [8, 8, 4, 4, 2]
+    assert knee(steps).level == 2
+    steps = ramp(lambda level: step(level, 0), Bounds(500), first=8, factor=2, most_steps=3)
+    assert [each.level for each in steps] == [8, 8, 4, 4, 2, 2]
     assert knee(steps) is None
 
 
