@@ -18,7 +18,7 @@ USERS = ("http", "bentoml", "bentoml-async")
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Add what every mode takes."""
     parser.add_argument(
-        "--url", help="of a running server; without it one is started and ended (API_KEY in the environment is sent as its key)"
+        "--url", help="of a running server; without it one is started and ended (KEY in the environment is sent as its key)"
     )
     parser.add_argument("--users", choices=USERS, default="http", help="HTTP, or BentoML's own Python clients")
     parser.add_argument("--documents", type=_count, default=10, help="of each request")

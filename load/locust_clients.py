@@ -77,8 +77,8 @@ class HttpClient:
 
 
 def clients(kind: str, url: str, timeout_seconds: float) -> Callable[[], Client]:
-    """Return what makes callers of a kind. The API key, where the server wants one, comes from API_KEY."""
-    key = os.environ.get("API_KEY", "")
+    """Return what makes callers of a kind. The API key, where the server wants one, comes from KEY."""
+    key = os.environ.get("KEY", "")
     if kind == "http":
         return lambda: HttpClient(url, key, timeout_seconds)
     from bento_clients import BentoClients  # which takes a second to import

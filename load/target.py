@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +13,8 @@ from typing import Any
 import httpx
 
 from bento_service.settings import known_variables
-from servers import REPOSITORY, Server
+from saving import NotSaved, save
+from servers import Server
 
 READY_SECONDS = 10.0
 UNTOLD = ("RERANKER_API_KEYS", "RERANKER_API_KEYS_FILE", "REDIS_URL")
@@ -52,7 +51,7 @@ class Target:
         return {name: value for name, value in {**outer, **self.settings}.items() if name not in UNTOLD}
 
     def _get(self, path: str) -> dict[str, Any]:
-        key = os.environ.get("API_KEY")
+        key = os.environ.get("KEY")
         headers = {"authorization": f"Bearer {key}"} if key else {}
         with contextlib.suppress(httpx.HTTPError, ValueError):
             answer = httpx.get(self.url + path, headers=headers, timeout=READY_SECONDS)
@@ -85,12 +84,10 @@ def model_home(*precisions: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="reranker-load-home-") as folder:
         for precision in precisions or (os.environ.get("QUANTIZATION", "auto"),):
-            command = [sys.executable, "-m", "model_store_scripts.save_model", "--model", "builtin", "--quantization", precision]
-            ran = subprocess.run(
-                command, cwd=REPOSITORY, env=os.environ | {"BENTOML_HOME": folder}, capture_output=True, text=True, check=False
-            )
-            if ran.returncode:
-                raise TargetError(f"the built-in model could not be saved: {ran.stderr.strip().splitlines()[-1]}")
+            try:
+                save(Path(folder), precision)
+            except NotSaved as error:
+                raise TargetError(f"the built-in model could not be saved: {error}") from None
         yield Path(folder)
 
 
