@@ -52,7 +52,7 @@ RUN ?= .run
 SERVICE = $(BIN)/python deploy/service.py --port $(PORT) --folder $(RUN)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-bento setup-fuzz setup-clients setup-peers model models verify serve build lint test chromium test-browser readme cache-clear metrics bench bench-cache bench-metrics bench-dialects engines cache-layouts cache-faults hostile cache-property fuzz replay evaluate compare quality starts overload resilience endurance clean
+.PHONY: help setup setup-dev setup-bento setup-fuzz setup-clients setup-peers model models verify serve build lint test chromium test-browser readme cache-clear metrics bench bench-cache bench-metrics bench-dialects engines cache-layouts cache-faults hostile cache-property fuzz load latency stress soak replay-load scenario replay evaluate compare quality starts overload resilience endurance clean
 
 .PHONY: start stop restart status logs test-profiles test-systemd claims
 
@@ -213,8 +213,32 @@ cache-faults: setup-dev ## load while Redis is killed, paused, emptied and read-
 hostile: setup-dev ## one hostile client beside eight honest ones: latency without and with it
 	$(BIN)/python load/hostile.py $(BENCH_ARGS)
 
-replay: setup-dev ## hit ratio on a trace against a simulated LRU, then with four workers and Redis: QUERIES=<file, one a line>
-	@test -n "$(QUERIES)" || { echo "error: say which: make replay QUERIES=<file of queries, one a line>" >&2; exit 1; }
+LOAD = $(BIN)/python load/load_modes.py
+# What every mode takes; make exports its variables, so that a server's settings (RERANKER_WORKERS=2) reach one that is started here.
+LOAD_SAID = $(if $(URL),--url "$(URL)") $(if $(USERS),--users $(USERS)) $(if $(DOCUMENTS),--documents $(DOCUMENTS)) $(if $(CORPUS),--corpus "$(CORPUS)") \
+	$(if $(QUERIES),--queries "$(QUERIES)") $(if $(REPEATS),--repeats $(REPEATS)) $(BENCH_ARGS)
+
+load: $(VENV)/.report ## ask a server: [URL=…] [REQUESTS=200] [CONCURRENCY=8, or RATE=<requests/s of an open loop>]; docs/load.md has the rest
+	@$(LOAD) load $(if $(REQUESTS),--requests $(REQUESTS)) $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(if $(RATE),--rate $(RATE)) $(LOAD_SAID)
+
+latency: $(VENV)/.report ## one request after the other: [URL=…] [WARMUP=10] [REQUESTS=100]
+	@$(LOAD) latency $(if $(WARMUP),--warmup $(WARMUP)) $(if $(REQUESTS),--requests $(REQUESTS)) $(LOAD_SAID)
+
+stress: $(VENV)/.report ## more and more load until a bound breaks, and the knee: [URL=…] [CONCURRENCY=<clients at most, instead of rates>]
+	@$(LOAD) stress $(if $(CONCURRENCY),--max-concurrency $(CONCURRENCY)) $(LOAD_SAID)
+
+soak: $(VENV)/.report ## a share of the capacity for long, and each process's memory: [URL=…] [MINUTES=20]
+	@$(LOAD) soak $(if $(MINUTES),--minutes $(MINUTES)) $(LOAD_SAID)
+
+replay-load: $(VENV)/.report ## a file's queries in their order, repeats kept: QUERIES=<file> [URL=…] [CONCURRENCY=8, or RATE=<requests/s>]
+	@test -n "$(QUERIES)" || { echo "error: say which: make replay-load QUERIES=<file of queries>" >&2; exit 1; }
+	@$(LOAD) replay-load $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(if $(RATE),--rate $(RATE)) $(LOAD_SAID)
+
+scenario: $(VENV)/.report ## three servers behind nginx with one Redis, 40 % repeats: the baseline against all features
+	$(BIN)/python load/three_servers.py $(BENCH_ARGS)
+
+replay: setup-dev ## hit ratio on a trace against a simulated LRU, then with four workers and Redis: QUERIES=<file>
+	@test -n "$(QUERIES)" || { echo "error: say which: make replay QUERIES=<file of queries>" >&2; exit 1; }
 	$(BIN)/python load/replay.py --queries "$(QUERIES)" $(BENCH_ARGS)
 
 cache-property: setup-dev ## the seeded property test of caches and deduplication, 2,000 rounds

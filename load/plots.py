@@ -1,4 +1,4 @@
-"""The plots of `make compare` and `make quality`: small PNGs, drawn without a display."""
+"""The plots of `make compare` and `make quality`, and how all plots look: small PNGs, drawn without a display."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def plot_throughput(path: Path, result: dict[str, Any]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(clients, [str(count) for count in clients])
     axes.set_ylim(bottom=0)
-    _name(axes, "clients, closed loop", "pairs/s", "Throughput by concurrency")
+    label(axes, "clients, closed loop", "pairs/s", "Throughput by concurrency")
     save(figure, path)
 
 
@@ -65,12 +65,9 @@ def plot_latency(path: Path, result: dict[str, Any]) -> None:
             ]
             latencies = [pooled(each, share) for each in found]
             axes.plot(offered, latencies, marker="o", label=system, color=colours(systems)[system])
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.yaxis.minorticks_off()
+        log_scale(axes)
         axes.set_xlim(left=0)
-        _name(axes, "pairs/s offered, open loop", "ms", f"p{100 * share:g} by load")
+        label(axes, "pairs/s offered, open loop", "ms", f"p{100 * share:g} by load")
     save(figure, path)
 
 
@@ -82,15 +79,15 @@ def plot_quality(path: Path, result: dict[str, Any]) -> None:
     first, second, third = figure.subplots(1, 3)
     data = list(rows[0]["data"])
     _bars(first, precisions, {name: [row["data"][name]["ndcg10"] for row in rows] for name in data}, "{:.3f}")
-    _name(first, "precision", "nDCG@10", "nDCG@10")
+    label(first, "precision", "nDCG@10", "nDCG@10")
     taus = {name: [row["data"][name]["kendall_tau"] for row in rows] for name in data}
     _bars(second, precisions, {name: [math.nan if tau is None else tau for tau in each] for name, each in taus.items()}, "{:.3f}")
-    _name(second, "precision", "mean tau-b of a query", "Kendall tau against fp32")
+    label(second, "precision", "mean tau-b of a query", "Kendall tau against fp32")
     memory = {"Scorer process, resident": [row["scorer_resident_bytes"] / 1e6 for row in rows]}
     if all(row["weight_bytes"] for row in rows):
         memory["weights"] = [row["weight_bytes"] / 1e6 for row in rows]
     _bars(third, precisions, memory, "{:.0f}")
-    _name(third, "precision", "MB", "Memory")
+    label(third, "precision", "MB", "Memory")
     for axes in (first, second, third):
         axes.set_ylim(top=1.3 * axes.get_ylim()[1])  # room for the legend
     save(figure, path)
@@ -105,7 +102,16 @@ def _bars(axes: Axes, groups: list[str], heights: dict[str, list[float]], label:
     axes.set_xticks(range(len(groups)), groups)
 
 
-def _name(axes: Axes, x: str, y: str, title: str) -> None:
+def log_scale(axes: Axes) -> None:
+    """Let y rise by factors, its ticks plain numbers."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.minorticks_off()
+
+
+def label(axes: Axes, x: str, y: str, title: str) -> None:
+    """Name the axes and add grid and legend."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.set_title(title)

@@ -1,4 +1,4 @@
-"""Real queries in their order against the caches: `make replay QUERIES=<file of queries, one a line>`.
+"""Real queries in their order against the caches: `make replay QUERIES=<file of queries>`.
 
 Each query has 2 documents of at most 8 words that are drawn from its text, so that a query that comes again brings the same pairs.
 
@@ -36,6 +36,7 @@ from prometheus_client.parser import text_string_to_metric_families  # noqa: E40
 
 from redis_servers import RedisServer  # noqa: E402
 from servers import Server  # noqa: E402
+from text_files import TextFileError, read_texts  # noqa: E402
 from texts import Texts  # noqa: E402
 
 DOCUMENTS, FEWEST_WORDS, MOST_WORDS = 2, 2, 8
@@ -106,9 +107,11 @@ class Connection:
 
 
 def read_requests(path: Path, limit: int | None) -> list[Request]:
-    """Read a query a line, in order, repeats kept; blank lines are none."""
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    return [Request(line) for line in lines if line][:limit]
+    """Read a file as `make replay-load` does: in order, repeats kept."""
+    try:
+        return [Request(query) for query in read_texts(path, "query")][:limit]
+    except TextFileError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 def lru_hits(trace: Iterable[Request], size: int) -> int:
@@ -266,8 +269,6 @@ def make_model(name: str, folder: Path) -> str:
 def run(options: argparse.Namespace) -> dict[str, object]:
     """Replay the file in both ways."""
     trace = read_requests(options.queries, options.limit)
-    if not trace:
-        raise SystemExit("the file holds no query")
     pairs = DOCUMENTS * len(set(trace))
     entries = max(1, round(options.share * pairs))
     about = {"requests": len(trace), "distinct": len(set(trace)), "documents": DOCUMENTS, "distinct_pairs": pairs}
@@ -289,7 +290,9 @@ def run(options: argparse.Namespace) -> dict[str, object]:
 def main() -> None:
     """Parse the command line and print one JSON object a line, the summary last."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--queries", type=Path, required=True, help="a file with a query a line, in order of arrival")
+    parser.add_argument(
+        "--queries", type=Path, required=True, help="a file of queries in order of arrival: one a line, .tsv or .jsonl"
+    )
     parser.add_argument("--limit", type=int, help="only so many of its queries")
     parser.add_argument("--share", type=float, default=0.2, help="of the distinct pairs that an entry worker remembers")
     parser.add_argument("--model", choices=("builtin", "tiny"), default="builtin")
