@@ -18,6 +18,8 @@ $(if $(filter $(PROFILE),$(PROFILES)),,$(error PROFILE is one of $(PROFILES)))
 $(foreach setting,$(shell sed -n 's/^\([A-Z_]*\)=/\1?=/p' deploy/profiles/$(PROFILE).env),$(eval export $(setting)))
 endif
 export CHROMIUM ?= chromium
+export PROMETHEUS ?= prometheus
+PROMTOOL ?= promtool
 # Packages of reranker clients that the tests call, in environments of their own because their requirements clash.
 CLIENTS := .venv-clients-current .venv-clients-older
 # What `make compare` measures beside the service, each as its own requirements want it.
@@ -52,12 +54,13 @@ RUN ?= .run
 SERVICE = $(BIN)/python deploy/service.py --port $(PORT) --folder $(RUN)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-bento setup-fuzz setup-clients setup-peers model models verify serve build lint test chromium test-browser readme cache-clear metrics bench bench-cache bench-metrics bench-dialects engines cache-layouts cache-faults hostile cache-property fuzz load latency stress soak replay-load scenario replay evaluate compare quality starts overload resilience endurance clean
-
-.PHONY: start stop restart status logs test-profiles test-systemd claims
+.PHONY: help setup setup-dev setup-bento setup-fuzz setup-clients setup-peers model models verify serve start stop restart status logs metrics build readme cache-clear clean
+.PHONY: lint test chromium test-browser prometheus test-rules test-profiles test-systemd cache-property fuzz endurance
+.PHONY: bench bench-cache bench-metrics bench-dialects engines cache-layouts cache-faults hostile load latency stress soak replay-load scenario replay evaluate compare quality
+.PHONY: starts overload resilience claims dashboard-picture
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed: make PYTHON=python3.11 …" >&2; exit 1; }
@@ -76,6 +79,10 @@ $(VENV)/.dev: $(VENV)/.service pyproject.toml
 
 $(VENV)/.browser: $(VENV)/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,browser]'
+	@touch $@
+
+$(VENV)/.rules: $(VENV)/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,rules]'
 	@touch $@
 
 $(VENV)/.report: $(VENV)/.dev
@@ -163,7 +170,7 @@ lint: setup-dev ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: setup-dev setup-bento setup-fuzz setup-clients lint ## everything CI runs, but for test-browser
+test: setup-dev setup-bento setup-fuzz setup-clients lint ## everything CI runs, but for test-browser and test-rules
 	$(BIN)/python -m pytest -p no:cacheprovider
 
 chromium:
@@ -178,6 +185,19 @@ test-profiles: setup-dev ## a server with the settings of each of deploy/profile
 test-systemd: setup-dev ## systemd reads the units of deploy/systemd and rates them
 	@command -v systemd-analyze >/dev/null || { echo "error: no systemd-analyze here: apt-get install systemd" >&2; exit 1; }
 	$(BIN)/python -m pytest -p no:cacheprovider tests/systemd
+
+prometheus:
+	@for program in "$(PROMETHEUS)" "$(PROMTOOL)"; do \
+		command -v "$$program" >/dev/null || { echo "error: no $$program here: apt-get install prometheus, or set PROMETHEUS and PROMTOOL" >&2; exit 1; }; \
+	done
+
+test-rules: prometheus $(VENV)/.rules ## the rules of deploy/prometheus and the dashboard of deploy/grafana, with a real Prometheus
+	"$(PROMTOOL)" check config deploy/prometheus/prometheus.yml
+	"$(PROMTOOL)" test rules tests/rules/*.yml
+	$(BIN)/python -m pytest -p no:cacheprovider tests/rules
+
+dashboard-picture: prometheus $(VENV)/.report ## draw docs/dashboard.png from some minutes of changing load
+	$(BIN)/python load/dashboard_picture.py $(BENCH_ARGS)
 
 readme: setup-dev ## write the settings table of the README anew
 	$(BIN)/python tests/readme_settings.py --write

@@ -50,3 +50,11 @@ def test_make_test_browser_without_a_browser_says_what_to_install(tmp_path: Path
     ran = make("test-browser", "CHROMIUM=no-such-browser", home=tmp_path)
     assert ran.returncode != 0
     assert "error: no no-such-browser here: apt-get install chromium" in ran.stderr
+
+
+def test_without_prometheus_the_make_target_says_what_to_install(tmp_path: Path) -> None:
+    """It ends before anything is installed or run."""
+    for missing in ("PROMETHEUS", "PROMTOOL"):
+        ran = make("test-rules", "PROMETHEUS=true", "PROMTOOL=true", f"{missing}=no-such-program", home=tmp_path)
+        assert ran.returncode != 0
+        assert "error: no no-such-program here: apt-get install prometheus" in ran.stderr
