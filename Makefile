@@ -11,6 +11,8 @@ BENTO_VENV := .venv-bento
 # The quantisers that `make engines` compares are no part of the service.
 ENGINES_VENV := .venv-engines
 PORT ?= 3000
+IMAGE ?= reranker:latest
+TORCH ?= cpu
 export CHROMIUM ?= chromium
 # Packages of reranker clients that the tests call, in environments of their own because their requirements clash.
 CLIENTS := .venv-clients-current .venv-clients-older
@@ -33,7 +35,7 @@ BUILTIN := $(BENTOML_STORE)/all-minilm-l6-v2
 BUILTIN_SAVED = $(wildcard $(if $(filter auto,$(SAVED)),$(foreach variant,/latest -int8/latest -bf16/latest -fp16/latest,$(BUILTIN)$(variant)),$(BUILTIN)$(if $(filter-out none,$(SAVED)),-$(SAVED))/latest))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-bento setup-fuzz setup-clients setup-peers model models verify serve build lint test chromium test-browser readme cache-clear metrics bench bench-cache bench-metrics bench-dialects engines cache-layouts cache-faults hostile cache-property fuzz replay evaluate compare quality starts overload resilience endurance clean
+.PHONY: help setup setup-dev setup-bento setup-fuzz setup-clients setup-peers model models verify serve build containerize test-image test-deploy lint test chromium test-browser readme cache-clear metrics bench bench-cache bench-metrics bench-dialects engines cache-layouts cache-faults hostile cache-property fuzz replay evaluate compare quality starts overload resilience endurance clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -55,6 +57,10 @@ $(VENV)/.dev: $(VENV)/.service pyproject.toml
 
 $(VENV)/.browser: $(VENV)/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,browser]'
+	@touch $@
+
+$(VENV)/.deploy: $(VENV)/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,deploy]'
 	@touch $@
 
 $(VENV)/.report: $(VENV)/.dev
@@ -125,6 +131,15 @@ serve: setup ## serve on PORT: the built-in model, or RERANKER_MODEL=<tag>, or M
 build: setup ## pack code and model into a Bento
 	@if [ -z "$${RERANKER_MODEL:-}" ] && [ -z "$(BUILTIN_SAVED)" ]; then $(SAVE) --model builtin; fi
 	$(BIN)/bentoml build
+
+containerize: build ## make an image of the Bento, with Docker or, without an engine, buildah: [IMAGE=reranker:latest] [TORCH=cpu|cuda|<where its wheels are found>]
+	BENTOML=$(BIN)/bentoml deploy/containerize.sh "$(IMAGE)" "$(TORCH)"
+
+test-image: setup-dev ## start the image of make containerize as its user, in Docker, Podman or a buildah container: [IMAGE=…] [ENGINE=docker|podman|buildah]
+	IMAGE="$(IMAGE)" $(BIN)/python -m pytest -p no:cacheprovider -s tests/image
+
+test-deploy: $(VENV)/.deploy ## deploy/kubernetes, compose.yaml and haproxy.cfg against their schemas; wants kubectl (or kustomize) and haproxy
+	$(BIN)/python -m pytest -p no:cacheprovider tests/deploy
 
 lint: setup-dev ## ruff and mypy
 	$(BIN)/ruff check .
