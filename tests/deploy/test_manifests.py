@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,6 @@ import yaml
 from servers import REPOSITORY
 
 DEPLOY = REPOSITORY / "deploy"
-COMPONENTS = ("hpa", "keda", "gpu", "monitoring", "keys")
 # Their schemas belong to operators and come with no package; what they hold is looked at below and in tests/unit/test_deploy.py.
 FOREIGN = {"ScaledObject", "ServiceMonitor"}
 VERSIONS = ("1.27", "1.37")
@@ -30,12 +30,6 @@ def kustomize(folder: Path) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all(done.stdout))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _tool() -> None:
-    if not (shutil.which("kubectl") or shutil.which("kustomize")):
-        pytest.exit("error: neither kubectl (1.27 or newer) nor kustomize is here: install one of them", returncode=1)
-
-
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("folder", ["base", "overlays/hpa", "overlays/keda", "overlays/gpu"])
 def test_kubernetes_knows_every_field(folder: str, version: str) -> None:
@@ -47,18 +41,21 @@ def test_kubernetes_knows_every_field(folder: str, version: str) -> None:
             kubernetes_validate.validate(item, version, strict=True)
 
 
-def test_the_components_fit_together(tmp_path: Path) -> None:
-    """A folder of one's own may take any of them: GPU, keys, KEDA and monitoring change one Deployment."""
-    folder = tmp_path / "kubernetes"
-    shutil.copytree(DEPLOY / "kubernetes", folder)
-    own = folder / "overlays" / "own"
+def test_the_overlay_of_the_docs_is_one(tmp_path: Path) -> None:
+    """With the GPU besides, it changes one Deployment in four ways."""
+    shutil.copytree(DEPLOY / "kubernetes", tmp_path / "kubernetes")
+    own = tmp_path / "kubernetes" / "overlays" / "search"
     own.mkdir()
-    components = [f"../../components/{name}" for name in COMPONENTS if name != "hpa"]
-    kustomization = {"resources": ["../../base"], "components": components, "namespace": "search"}
+    [text] = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "docs" / "deployment.md").read_text(), re.DOTALL)
+    kustomization = yaml.safe_load(text)
+    kustomization["components"].append("../../components/gpu")
     (own / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-    [deployment] = [item for item in kustomize(own) if (item["kind"], item["metadata"]["name"]) == ("Deployment", "reranker")]
+    items = kustomize(own)
+    [deployment] = [item for item in items if (item["kind"], item["metadata"]["name"]) == ("Deployment", "reranker")]
     [container] = deployment["spec"]["template"]["spec"]["containers"]
+    assert {item["metadata"]["namespace"] for item in items} == {"search"}
     assert "replicas" not in deployment["spec"]
+    assert container["image"] == "registry.example.com/reranker:1"
     assert {each["name"] for each in container["env"]} == {
         "BENTOML_HOME",
         "RERANKER_TORCH_THREADS",
@@ -67,6 +64,9 @@ def test_the_components_fit_together(tmp_path: Path) -> None:
     }
     assert {each["name"] for each in container["volumeMounts"]} == {"tmp", "keys"}
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    [settings] = [item["data"] for item in items if item["kind"] == "ConfigMap"]
+    assert settings["RERANKER_WORKERS"] == "2"
+    assert settings["RERANKER_DRAIN_SECONDS"] == "10"
 
 
 def test_a_changed_setting_rolls_the_pods_over() -> None:
@@ -90,8 +90,6 @@ def test_compose_knows_every_field() -> None:
 @pytest.mark.parametrize("servers", [None, "localhost:3000"])
 def test_haproxy_takes_its_file(servers: str | None) -> None:
     """With servers named in it, and with those that a name stands for, as in compose.yaml."""
-    if not shutil.which("haproxy"):
-        pytest.exit("error: no haproxy here: (Debian) apt-get install haproxy", returncode=1)
     environment = dict(os.environ) | ({"SERVERS_DNS": servers} if servers else {})
     done = subprocess.run(
         ["haproxy", "-c", "-f", DEPLOY / "haproxy.cfg"], env=environment, capture_output=True, text=True, check=False

@@ -6,7 +6,10 @@ import os
 from collections.abc import Iterator
 
 import pytest
+import yaml
 from containers import Container, eventually, find_engine, image_facts, make_container
+
+from servers import REPOSITORY, free_port
 
 IMAGE = os.environ.get("IMAGE", "reranker:latest")
 # Order and scores of the built-in model in fp32; the others keep the order, and come as near as their bounds promise.
@@ -46,6 +49,16 @@ def test_health_says_what_is_served(container: Container) -> None:
     assert health["model"]["tag"].startswith("all-minilm-l6-v2")
     assert health["model"]["device"] == "cpu"
     assert container.status("/livez") == container.status("/readyz") == 200
+
+
+def test_compose_s_health_check_knows_a_ready_server(container: Container) -> None:
+    """It passes there, and fails where nobody listens."""
+    compose = yaml.safe_load((REPOSITORY / "deploy" / "compose.yaml").read_text())
+    [_, *command, program] = compose["services"]["reranker"]["healthcheck"]["test"]
+    assert ":3000/" in program
+    container.run_inside(*command, program.replace(":3000/", f":{container.port}/"))
+    with pytest.raises(AssertionError):
+        container.run_inside(*command, program.replace(":3000/", f":{free_port()}/"))
 
 
 def test_its_processes_are_not_root_s(container: Container) -> None:
