@@ -142,6 +142,7 @@ def test_both_autoscalers_read_the_queue() -> None:
         scaled["spec"]["maxReplicaCount"],
     )
     assert autoscaler["spec"]["behavior"] == scaled["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    assert "`reranker_queue_pairs`" in (REPOSITORY / "docs" / "metrics.md").read_text()
     [rule] = documents(COMPONENTS / "hpa" / "adapter-values.yaml")[0]["rules"]["custom"]
     assert rule["name"]["as"] == "reranker_queue_pairs"
 
