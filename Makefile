@@ -11,6 +11,8 @@ BENTO_VENV := .venv-bento
 # The quantisers that `make engines` compares are no part of the service.
 ENGINES_VENV := .venv-engines
 PORT ?= 3000
+IMAGE ?= reranker:latest
+TORCH ?= cpu
 # Settings of deploy/profiles/PROFILE.env; those of the environment and of the command line win.
 PROFILES := $(patsubst deploy/profiles/%.env,%,$(wildcard deploy/profiles/*.env))
 ifdef PROFILE
@@ -54,8 +56,8 @@ RUN ?= .run
 SERVICE = $(BIN)/python deploy/service.py --port $(PORT) --folder $(RUN)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-bento setup-fuzz setup-clients setup-peers model models verify serve start stop restart status logs metrics build readme cache-clear clean
-.PHONY: lint test chromium test-browser prometheus test-rules test-profiles test-systemd cache-property fuzz endurance
+.PHONY: help setup setup-dev setup-bento setup-fuzz setup-clients setup-peers model models verify serve start stop restart status logs metrics build containerize readme cache-clear clean
+.PHONY: lint test chromium test-browser prometheus test-rules test-profiles test-systemd test-image test-deploy cache-property fuzz endurance
 .PHONY: bench bench-cache bench-metrics bench-dialects engines cache-layouts cache-faults hostile load latency stress soak replay-load scenario replay evaluate compare quality
 .PHONY: starts overload resilience claims dashboard-picture
 
@@ -83,6 +85,10 @@ $(VENV)/.browser: $(VENV)/.dev
 
 $(VENV)/.rules: $(VENV)/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,rules]'
+	@touch $@
+
+$(VENV)/.deploy: $(VENV)/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,deploy]'
 	@touch $@
 
 $(VENV)/.report: $(VENV)/.dev
@@ -164,6 +170,15 @@ logs: ## the log's last LINES of what make start began, and what comes
 build: setup ## pack code and model into a Bento
 	@if [ -z "$${RERANKER_MODEL:-}" ] && [ -z "$(BUILTIN_SAVED)" ]; then $(SAVE) --model builtin; fi
 	$(BIN)/bentoml build
+
+containerize: build ## make an image of the Bento, with Docker or, without an engine, buildah: [IMAGE=reranker:latest] [TORCH=cpu|cuda|<where its wheels are found>]
+	BENTOML=$(BIN)/bentoml deploy/containerize.sh "$(IMAGE)" "$(TORCH)"
+
+test-image: setup-dev ## start the image of make containerize as its user, in Docker, Podman or a buildah container: [IMAGE=…] [ENGINE=docker|podman|buildah]
+	IMAGE="$(IMAGE)" $(BIN)/python -m pytest -p no:cacheprovider -s tests/image
+
+test-deploy: $(VENV)/.deploy ## deploy/kubernetes, compose.yaml and haproxy.cfg against their schemas; wants kubectl (or kustomize) and haproxy
+	$(BIN)/python -m pytest -p no:cacheprovider tests/deploy
 
 lint: setup-dev ## ruff and mypy
 	$(BIN)/ruff check .

@@ -223,6 +223,8 @@ for _index, _scorer in enumerate(SCORERS):
 Reranker: Any = bentoml.service(
     name=ENTRY,
     service_class=_PinnedService,
+    # No distribution is named: into one that it knows BentoML puts a compiler and git, and every package comes as a wheel.
+    image=bentoml.images.Image(base_image="docker.io/library/python:3.11-slim", distro="", python_version="3.11"),
     workers=SETTINGS.workers,
     traffic={"timeout": SETTINGS.service_timeout_seconds},
     runner_probe={"enabled": False},

@@ -60,6 +60,16 @@ def test_the_container_s_user_is_not_root(bento: str) -> None:
     ]
 
 
+def test_the_image_gets_no_compiler_and_no_cuda(bento: str) -> None:
+    """Nothing is installed from Debian, and torch's CPU build is looked for before PyPI's."""
+    with construct_containerfile(bentoml.bentos.get(bento), enable_buildkit=False) as (folder, name):
+        text = Path(folder, name).read_text()
+    assert "FROM docker.io/library/python:3.11-slim " in text
+    assert "apt-get" not in text
+    assert "ARG UV_FIND_LINKS=https://download.pytorch.org/whl/cpu/torch/\n" in text
+    assert text.index("uv --directory") < text.index("chmod +x ./env/docker/script__")
+
+
 def test_a_bento_runs_from_its_own_requirements(bento: str, tmp_path: Path) -> None:
     """In an environment that holds them alone it answers as the repository does."""
     home = Path(os.environ["BENTOML_HOME"])
