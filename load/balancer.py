@@ -65,7 +65,9 @@ class Balancer:
         self._folder = tempfile.TemporaryDirectory(prefix="reranker-balancer-")
         path = Path(self._folder.name, "nginx.conf")
         path.write_text(config(CONFIG.read_text(encoding="utf-8"), ports, self.port), encoding="utf-8")
-        command = [binary(), "-p", self._folder.name, "-c", str(path), "-g", "daemon off;"]
+        # As root it would else give its workers to a user who may not write into this folder.
+        said = "daemon off;" + (" user root;" if os.geteuid() == 0 else "")
+        command = [binary(), "-p", self._folder.name, "-c", str(path), "-g", said]
         self.process = subprocess.Popen(command)
 
     def __enter__(self) -> Self:

@@ -21,7 +21,8 @@ def figures(rows: Sequence[Row], offered_seconds: float = 0.0) -> dict[str, Any]
     answered = [row for row in rows if row.status == ANSWERED]
     failed = [row for row in rows if row.status not in (ANSWERED, REJECTED)]
     latencies = [1000 * row.latency for row in answered]
-    seconds = max([offered_seconds, *(row.done for row in rows)])
+    begin = 0.0 if offered_seconds else min((row.due for row in rows), default=0.0)
+    seconds = max([offered_seconds, *(row.done - begin for row in rows)])
     told = [row for row in answered if row.misses >= 0]
     pairs = sum(row.documents for row in told)
     return {

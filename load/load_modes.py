@@ -71,9 +71,9 @@ def replay_load(options: argparse.Namespace, target: Target, plan: Plan) -> Resu
         f"{100 * (told['repeated_share'] or 0):.1f} % of the requests repeat an earlier one; {known:,} documents of answers were known or just being computed, "
         f"{repeats:,} would have been if nothing were ever forgotten."
     )
-    result.thresholds.append(
-        Threshold("known documents, of those that repeat", share(known, repeats), options.min_known, at_least=True)
-    )
+    if options.min_known:
+        name = "known documents, of those that repeat"
+        result.thresholds.append(Threshold(name, share(known, repeats), options.min_known, at_least=True))
     return result
 
 

@@ -31,6 +31,7 @@ from locust_clients import Client, clients
 from rows import ANSWERED, Row, write_row
 from workload import Request, Workload, WorkloadSpec
 
+POLL_SECONDS = 0.01
 MOST_SPAWNED = 100  # users a second, which all wait for the begin
 READY_CLIENTS = 16  # of an open loop, made before it begins; more are made when they are needed
 MOST_UNDER_WAY = 1_000  # requests of an open loop; the next ones are sent late, which their latency counts
@@ -43,7 +44,9 @@ class Drive:
         self.plan = plan
         self.begun = gevent.event.Event()
         self.make_client = clients(plan["users"], plan["url"], plan["timeout_seconds"])
+        self.failure: Exception | None = None
         self._environment = environment
+        self._waiting = 0
         self._workload = Workload(WorkloadSpec(**plan["workload"]))
         self._left = plan["requests"]
         self._begin = 0.0
@@ -53,19 +56,28 @@ class Drive:
         """Seconds since the begin."""
         return time.perf_counter() - self._begin
 
-    def begin(self) -> None:
-        """Let the users go."""
+    def wait(self) -> None:
+        """Wait for the begin, as a user whose connections are ready."""
+        self._waiting += 1
+        self.begun.wait()
+
+    def begin(self, users: int) -> None:
+        """Let the users go once all of them wait."""
+        while self._waiting < users and not self.failure:
+            gevent.sleep(POLL_SECONDS)
+        print("begin", flush=True)
         self._begin = time.perf_counter()
         self.begun.set()
 
     def take(self) -> Request | None:
-        """Return the next request; None after the last one."""
+        """Return the next request of a closed loop; None after the last one."""
         if self._left is not None:
-            if self._left <= 0:
-                return None
             self._left -= 1
-        elif self.age >= self.plan["seconds"]:
-            return None
+        over = self.age >= self.plan["seconds"] if self._left is None else self._left < 0
+        return None if over else self.next()
+
+    def next(self) -> Request:
+        """Return the next request."""
         return self._workload.take()
 
     def send(self, client: Client, request: Request, due: float) -> None:
@@ -83,44 +95,54 @@ class Drive:
         )
 
 
-class ClosedLoopUser(User):
-    """Sends its next request when it has its answer."""
+class LoadUser(User):
+    """A user that ends after its task, also where the task fails, which then fails the run."""
 
+    abstract = True
     drive: Drive
 
     @task
+    def work(self) -> None:
+        """Do it once."""
+        try:
+            self.ask()
+        except Exception as error:  # noqa: BLE001  raised again by the one who waits
+            self.drive.failure = error
+        raise StopUser
+
+    def ask(self) -> None:
+        """Send requests until there is nothing left."""
+        raise NotImplementedError
+
+
+class ClosedLoopUser(LoadUser):
+    """Sends its next request when it has its answer."""
+
     def ask(self) -> None:
         """Ask until there is nothing left."""
         client = self.drive.make_client()
-        self.drive.begun.wait()
+        self.drive.wait()
         while (request := self.drive.take()) is not None:
             self.drive.send(client, request, self.drive.age)
         client.close()
-        raise StopUser
 
 
-class OpenLoopUser(User):
+class OpenLoopUser(LoadUser):
     """Sends requests when they are due, whatever has become of the earlier ones."""
 
-    drive: Drive
-
-    @task
-    def dispatch(self) -> None:
+    def ask(self) -> None:
         """Start each one on time, on a connection that is free, or on a new one."""
-        drive = self.drive
-        plan = drive.plan
+        drive, plan = self.drive, self.drive.plan
         times = due_times(plan["arrivals"], per_second=plan["rate"], seconds=plan["seconds"], seed=plan["workload"]["seed"])
         visitors, free = gevent.pool.Pool(MOST_UNDER_WAY), [drive.make_client() for _ in range(READY_CLIENTS)]
-        drive.begun.wait()
+        drive.wait()
         for due in times:
-            if (request := drive.take()) is None:
-                break
+            request = drive.next()
             gevent.sleep(max(0.0, due - drive.age))
             visitors.spawn(self._visit, free, request, due)
-        visitors.join()
+        visitors.join(raise_error=True)
         for client in free:
             client.close()
-        raise StopUser
 
     def _visit(self, free: list[Client], request: Request, due: float) -> None:
         client = free.pop() if free else self.drive.make_client()
@@ -147,23 +169,28 @@ def run(plan: dict[str, Any], rows: Iterator[Any] | Any) -> dict[str, float]:
     users = 1 if plan["rate"] else plan["clients"]
     runner.start(users, spawn_rate=min(users, MOST_SPAWNED))
     runner.spawning_greenlet.join()
-    print("begin", flush=True)
     before = sum(os.times()[:2])
-    drive.begin()
+    drive.begin(users)
     runner.user_greenlets.join()
+    if drive.failure:
+        raise drive.failure
     spent = {"cpu_seconds": sum(os.times()[:2]) - before, "seconds": drive.age}
     runner.quit()
     return spent
 
 
-def main() -> None:
-    """Read the plan and run it."""
+def main() -> int:
+    """Read the plan and run it; 1 where it failed, with a line that says why."""
     plan_path, rows_path = map(Path, sys.argv[1:])
-    with rows_path.open("w", encoding="utf-8", newline="") as rows:
-        spent = run(json.loads(plan_path.read_text(encoding="utf-8")), rows)
+    try:
+        with rows_path.open("w", encoding="utf-8", newline="") as rows:
+            spent = run(json.loads(plan_path.read_text(encoding="utf-8")), rows)
+    except Exception as error:  # noqa: BLE001  whatever it is, the process must end, and say so
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return 1
     print(json.dumps(spent), flush=True)
-    os._exit(0)  # the event loop of BentoML's client may wait in a thread
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    os._exit(main())  # the event loop of BentoML's client may wait in a thread

@@ -72,8 +72,22 @@ def running(url: str | None, **settings: object) -> Iterator[Target]:
         return
     with model_home() as home:
         said = {"QUANTIZATION": os.environ.get("QUANTIZATION", "auto")} | {name: str(value) for name, value in settings.items()}
-        with Server(home, **said) as server:
+        with contextlib.ExitStack() as stack:
+            server = Server(home, **said)
+            stack.callback(server.stop)
+            wait_ready(server)
             yield Target(server.url, [server], said)
+
+
+def wait_ready(server: Server) -> None:
+    """Wait for a server that was just started.
+
+    Raises TargetError with its log.
+    """
+    try:
+        server.wait_ready()
+    except AssertionError as error:
+        raise TargetError(str(error)) from None
 
 
 @contextlib.contextmanager

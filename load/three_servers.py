@@ -30,9 +30,10 @@ from ramp import Bounds, Step, knee, ramp  # noqa: E402
 from redis_servers import RedisServer  # noqa: E402
 from servers import Server  # noqa: E402
 from stress import Ramp, capacity  # noqa: E402
-from target import Target, TargetError, model_home  # noqa: E402
+from target import Target, TargetError, model_home, wait_ready  # noqa: E402
 from text_files import TextFileError  # noqa: E402
 from thresholds import Threshold, broken, share  # noqa: E402
+from workload import Workload  # noqa: E402
 
 SERVERS = 3
 ALONE_REQUESTS = 60  # one after the other: the unloaded latency
@@ -61,7 +62,7 @@ def cluster(home: Path, settings: Mapping[str, str], *, redis: bool) -> Iterator
         for server in servers:
             stack.callback(server.stop)
         for server in servers:
-            server.wait_ready()
+            wait_ready(server)
         balancer = stack.enter_context(Balancer([server.port for server in servers]))
         yield Target(balancer.url, servers, said)
 
@@ -88,6 +89,7 @@ def measure(home: Path, options: argparse.Namespace, name: str, bound_ms: float 
 def run(options: argparse.Namespace, said: list[str]) -> int:
     """Measure both, report, judge; the exit code."""
     binary()  # missing, it should be missed before the models are saved
+    Workload(load_options.plan_of(options, "").workload)  # a file that cannot be used, too
     told = provenance(load_options.command_line("scenario", said))
     with model_home("none", options.precision) as home:
         baseline = measure(home, options, BASELINE, options.max_p99_ms)

@@ -44,6 +44,11 @@ def test_rates_are_of_the_time_that_it_took() -> None:
     assert (late["offered_per_second"], late["answered_per_second"]) == (10.5, 5.25)
 
 
+def test_requests_that_do_not_count_take_no_time() -> None:
+    """A closed loop's time begins with the first request that counts."""
+    assert figures([row(10.0, 1.0), row(11.0, 1.0)])["answered_per_second"] == 1
+
+
 def test_a_rejected_request_is_neither_answered_nor_failed() -> None:
     """Nor has it a latency; anything else than 200 and 429 has failed."""
     told = figures([row(0, 0.1), row(0, 9.0, 429), row(0, 9.0, 503), row(0, 9.0, 0, error="TimeoutError")])
