@@ -172,7 +172,7 @@ class EngineContainer(Container):
 
     def stop(self) -> int:
         """SIGTERM, as a deployment sends it; the exit code."""
-        output(self._engine, "stop", "--time", "60", self._name)
+        output(self._engine, "stop", "-t", "60", self._name)
         return int(output(self._engine, "inspect", "--format", "{{.State.ExitCode}}", self._name))
 
     def written(self) -> list[str]:
