@@ -37,6 +37,7 @@ NOTICE_SECONDS = SILENCE_SECONDS + 2.5  # a heartbeat, its time-out and a look a
 CIRCUS_SECONDS = 10.0
 READYZ_SECONDS = 1.0
 DOCUMENTS, LOAD, LEAD_SECONDS, KNOWN_PER_SECOND = 10, 0.5, 1.5, 10
+AFTER_SECONDS, ENDING_SECONDS = 1.0, 10.0  # of load after it is ready again, and until all that was sent must have ended
 UNAVAILABLE, TOO_MANY = 503, 429
 POLL_SECONDS = 0.02
 
@@ -117,7 +118,7 @@ async def sigterm(home: Path, settings: dict[str, object], number: int) -> dict[
             await load
             watching.cancel()
         over = signalled + DRAIN_SECONDS - crowd.begin
-        taken = [visit for visit in crowd.visits if visit.due < over]
+        taken = [visit for visit in crowd.started if visit.due < over]
         broken = misfits(taken, {OK, UNAVAILABLE})
         if code or seconds > SHUTDOWN_SECONDS or off > READYZ_SECONDS:
             broken.append(f"exit code {code} after {seconds:.1f} s, /readyz off after {off:.2f} s")
@@ -138,52 +139,64 @@ async def sigterm(home: Path, settings: dict[str, object], number: int) -> dict[
 async def disturbed(server: Server, number: int, rate: float, *, kill: bool, start_seconds: float) -> dict[str, Any]:
     """One round: the model worker of a server under load is killed, or stopped and let go again."""
     watch, known = Watch(server), new_bodies(7, DOCUMENTS)()
-    bound = READYZ_SECONDS if kill else NOTICE_SECONDS
-    back_bound = CIRCUS_SECONDS + start_seconds
     async with Crowd(server.url) as crowd, Crowd(server.url) as cached:
         await cached.visit(known)
         cached.visits.clear()
         watching = asyncio.create_task(watch.run())
         make = new_bodies(1000 + number, DOCUMENTS)
-        load = asyncio.create_task(crowd.open_loop(make, requests_per_second=rate, seconds=600, seed=number))
-        others = asyncio.create_task(
-            cached.open_loop(lambda: known, requests_per_second=KNOWN_PER_SECOND, seconds=600, seed=number)
+        loads = asyncio.gather(
+            crowd.open_loop(make, requests_per_second=rate, seconds=600, seed=number),
+            cached.open_loop(lambda: known, requests_per_second=KNOWN_PER_SECOND, seconds=600, seed=number),
         )
         await asyncio.sleep(LEAD_SECONDS)
         [scorer] = server.workers("Scorer")
         scorer.send_signal(signal.SIGKILL if kill else signal.SIGSTOP)
-        hurt = time.monotonic()
-        noticed = await watch.until(UNAVAILABLE, hurt, bound + 5)
+        hurt, hurt_age = time.monotonic(), crowd.age
+        noticed = await watch.until(UNAVAILABLE, hurt, NOTICE_SECONDS + 5)
         if not kill:
             scorer.send_signal(signal.SIGCONT)
-            hurt = time.monotonic()
-        back = await watch.until(OK, hurt if not kill else hurt + noticed, back_bound + 10)
-        ended = crowd.age
-        await asyncio.sleep(1)
-        for task in (load, others, watching):
-            task.cancel()
-        await asyncio.gather(load, others, watching, return_exceptions=True)
-    visits = [visit for visit in crowd.visits if visit.done < ended + 1]
-    broken = misfits(visits, {OK, UNAVAILABLE, TOO_MANY}) + [f"cached: {each}" for each in misfits(cached.visits, {OK})]
-    if noticed > bound:
-        broken.append(f"/readyz 503 after {noticed:.2f} s")
-    if back + (noticed if kill else 0) > back_bound:
-        broken.append(f"ready again after {back:.1f} s")
-    down = LEAD_SECONDS + noticed
-    early = [visit for visit in visits if visit.status == UNAVAILABLE and visit.done < LEAD_SECONDS - 0.1]
-    if early:
-        broken.append(f"{len(early)} got 503 before anything had happened")
-    return {
+        told_age = crowd.age
+        back = await watch.until(OK, hurt + noticed, CIRCUS_SECONDS + 2 * start_seconds)
+        back_age = crowd.age
+        await asyncio.sleep(AFTER_SECONDS)
+        crowd.stopping = cached.stopping = True
+        await asyncio.wait({loads}, timeout=ENDING_SECONDS)
+        loads.cancel()
+        watching.cancel()
+        await asyncio.gather(loads, watching, return_exceptions=True)
+    unavailable = [visit for visit in crowd.visits if visit.status == UNAVAILABLE]
+    row: dict[str, Any] = {
         "noticed_seconds": noticed,
         "back_seconds": back + (noticed if kill else 0),
-        "slowest_503_seconds": max((visit.seconds for visit in visits if visit.status == UNAVAILABLE), default=0.0),
-        "failed_in_its_hands": sum(visit.status == UNAVAILABLE and visit.due < LEAD_SECONDS for visit in visits),
-        "refused_meanwhile": sum(visit.status == UNAVAILABLE and visit.due >= LEAD_SECONDS for visit in visits),
-        "answered": sum(visit.status == OK for visit in visits),
+        "slowest_503_seconds": max((visit.done - max(visit.due, hurt_age) for visit in unavailable), default=0.0),
+        "failed_in_its_hands": sum(visit.due < hurt_age for visit in unavailable),
+        "refused_meanwhile": sum(visit.due >= hurt_age for visit in unavailable),
+        "answered": sum(visit.status == OK for visit in crowd.visits),
         "cached_answered": len(cached.visits),
-        "down_from": down,
-        "broken": broken,
+        "start_seconds": start_seconds,
     }
+    row["broken"] = [
+        *misfits(crowd.started, {OK, UNAVAILABLE, TOO_MANY}),  # one that hangs has no status yet
+        *(f"cached: {each}" for each in misfits(cached.started, {OK})),
+        *(
+            f"503 for a request due {visit.due - back_age:.2f} s after it was ready again"
+            for visit in unavailable
+            if visit.due > back_age
+        ),
+        *("503 before anything had happened" for visit in unavailable if visit.done < hurt_age),
+        *_late(row, kill=kill, told_seconds=told_age - hurt_age),
+    ]
+    return row
+
+
+def _late(row: dict[str, Any], *, kill: bool, told_seconds: float) -> list[str]:
+    bounds = {
+        "noticed_seconds": READYZ_SECONDS if kill else NOTICE_SECONDS,
+        "back_seconds": CIRCUS_SECONDS + row["start_seconds"],
+    }
+    # At once when it is known: before that nobody can tell a hung Scorer from a busy one.
+    bounds["slowest_503_seconds"] = told_seconds + READYZ_SECONDS
+    return [f"{name} {row[name]:.2f}, bound {bound:.2f}" for name, bound in bounds.items() if row[name] > bound]
 
 
 async def scorer_rounds(home: Path, settings: dict[str, object], rounds: int, *, kill: bool) -> list[dict[str, Any]]:
@@ -195,9 +208,7 @@ async def scorer_rounds(home: Path, settings: dict[str, object], rounds: int, *,
         start_seconds = time.monotonic() - begin
         rate, found = await rate_of(server), []
         for number in range(rounds):
-            found.append(
-                await disturbed(server, number, rate, kill=kill, start_seconds=start_seconds) | {"start_seconds": start_seconds}
-            )
+            found.append(await disturbed(server, number, rate, kill=kill, start_seconds=start_seconds))
             told("SIGKILL" if kill else "SIGSTOP", number, found[-1])
         return found
     finally:

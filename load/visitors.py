@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import time
 from collections.abc import Callable, Iterable
@@ -63,11 +64,16 @@ def new_bodies(seed: int, documents: int) -> Callable[[], Body]:
 
 @dataclass
 class Crowd:
-    """Callers of one server; use it with `async with`. visits: all that have ended, in order of their ends."""
+    """Callers of one server; use it with `async with`.
+
+    visits: all that have ended, in order of their ends · started: all, in order of their begins · stopping: no more begin in an open loop.
+    """
 
     url: str
     path: str = "/v2/rerank"
     visits: list[Visit] = field(default_factory=list)
+    started: list[Visit] = field(default_factory=list)
+    stopping: bool = False
     begin: float = field(default_factory=time.monotonic)
 
     async def __aenter__(self) -> Self:
@@ -88,6 +94,7 @@ class Crowd:
     async def visit(self, body: Body, due: float | None = None, *, patience: float | None = None) -> Visit:
         """Send a request. due: when it should have been sent · patience: seconds after which the caller hangs up."""
         visit = Visit(self.age if due is None else due, body.pairs)
+        self.started.append(visit)
         try:
             async with asyncio.timeout(patience):
                 await self._send(visit, body)
@@ -108,34 +115,27 @@ class Crowd:
             if answer.status != OK:
                 visit.code = json.loads(content)["error"]["code"]
 
-    async def closed_loop(self, make: Callable[[], Body], *, clients: int, seconds: float) -> None:
-        """Let each client send its next request when it has its answer, until `seconds` have passed."""
-        end = self.age + seconds
+    async def closed_loop(
+        self, make: Callable[[], Body], *, clients: int, seconds: float, patience: float = math.inf, seed: int = 0
+    ) -> None:
+        """Let each client send its next request when it has its answer, until `seconds` have passed. patience: it hangs up after a random time below."""
+        draw, end = random.Random(seed), self.age + seconds
 
         async def client() -> None:
             while self.age < end:
-                await self.visit(make())
+                await self.visit(make(), patience=None if math.isinf(patience) else draw.uniform(0, patience))
 
         await asyncio.gather(*(client() for _ in range(clients)))
 
-    async def open_loop(
-        self,
-        make: Callable[[], Body],
-        *,
-        requests_per_second: float,
-        seconds: float,
-        seed: int,
-        leaving: float = 0.0,
-        patience: float = 0.0,
-    ) -> None:
-        """Send requests when they are due. leaving: share of callers who hang up, each after a random time below `patience` seconds."""
-        draw, begin = random.Random(seed), self.age
-        visits = []
+    async def open_loop(self, make: Callable[[], Body], *, requests_per_second: float, seconds: float, seed: int) -> None:
+        """Send requests when they are due, whatever has become of the earlier ones."""
+        begin, visits = self.age, []
         for time_due in arrivals(round(requests_per_second * seconds), seconds, seed):
             due = begin + time_due
             await asyncio.sleep(max(0.0, due - self.age))
-            limit = draw.uniform(0, patience) if draw.random() < leaving else None
-            visits.append(asyncio.create_task(self.visit(make(), due, patience=limit)))
+            if self.stopping:
+                break
+            visits.append(asyncio.create_task(self.visit(make(), due)))
         await asyncio.gather(*visits)
 
 
