@@ -8,7 +8,6 @@ import time
 from typing import Any
 
 import bentoml
-from _bentoml_sdk import Service
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 
@@ -48,7 +47,7 @@ from bento_service.service.startup import (
     mark_entry_ready,
     warm_up_pair,
 )
-from bento_service.service.tracing import stage_spans
+from bento_service.service.tracing import SparingService, stage_spans
 from bento_service.service.workers import ENTRY, Workers
 
 _POLL_SECONDS = 0.02
@@ -207,7 +206,7 @@ class _Reranker:
         return gone <= SETTINGS.liveness_seconds
 
 
-class _PinnedService(Service[Any]):
+class _PinnedService(SparingService):
     """A Bento knows the Scorers it was built with; it may be served with another number of them."""
 
     def on_load_bento(self, bento: Any) -> None:

@@ -23,6 +23,7 @@ from bento_service.scorer_link import ScorerStatus
 from bento_service.service.dispatcher import poll_for, wait_briefly
 from bento_service.service.shutdown import outlive_entries
 from bento_service.service.startup import INFO, SCORER_COUNT, SETTINGS, TAG, give_up, ready_file
+from bento_service.service.tracing import SparingService
 from bento_service.settings import scorer_environment
 
 logger = logging.getLogger("bentoml.reranker")
@@ -106,6 +107,7 @@ def scorer_service(index: int) -> Any:
 
     return bentoml.service(
         name="Scorer" if index == 0 else f"Scorer{index + 1}",
+        service_class=SparingService,
         workers=1,
         threads=1,
         traffic={"timeout": SETTINGS.service_timeout_seconds},

@@ -19,7 +19,6 @@ from bento_service.errors import ModelError, RerankerError
 from bento_service.hardware import fast_precisions, gpu_count
 from bento_service.model_info import TOKENIZER_FILE, ModelInfo, check_files
 from bento_service.service.log_format import use_log_format
-from bento_service.service.tracing import spare_untraced_requests
 from bento_service.settings import Settings, load_settings, names_model, run_directory
 from bento_service.store import command_that_saves, packed_tag, preferred, variants, wanted_tag
 from bento_service.tokenizer import Cut, PairTokenizer
@@ -185,7 +184,6 @@ def exit_as_the_scorer_did() -> None:
 try:
     SETTINGS = load_settings()
     use_log_format(SETTINGS.log_format)
-    spare_untraced_requests()
     STORED, INFO = _resolve(SETTINGS)
 except RerankerError as failure:
     raise BentoMLConfigException(str(failure)) from None
