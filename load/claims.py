@@ -32,6 +32,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests"), str(REPOSITORY / "lo
 from prometheus_client.parser import text_string_to_metric_families  # noqa: E402
 
 from claims_alone import MODES  # noqa: E402  the path must be set first
+from claims_page import PAGE, filled  # noqa: E402
 from claims_report import markdown  # noqa: E402
 from cores import Meter  # noqa: E402
 from loops import Bodies, Endpoint, Window, closed_loop, open_loop, percentile  # noqa: E402
@@ -247,7 +248,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=6.0, help="of each load")
-    parser.add_argument("--reports", type=Path, default=REPORTS, help="folder that the report goes to")
+    parser.add_argument(
+        "--reports",
+        type=Path,
+        default=REPORTS,
+        help="folder that the report goes to; docs/claims.md gets its figures by default only",
+    )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers end with this process
     told = provenance(command_line("claims", sys.argv[1:]))
@@ -259,6 +265,8 @@ def main() -> None:
     options.reports.mkdir(parents=True, exist_ok=True)
     (options.reports / "claims.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     (options.reports / "claims.md").write_text(markdown(result), encoding="utf-8")
+    if options.reports == REPORTS:
+        PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), result), encoding="utf-8")
     print(f"wrote {options.reports / 'claims.md'}")
 
 

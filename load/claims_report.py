@@ -140,7 +140,7 @@ def _tokenising(turns: Sequence[dict[str, float]]) -> list[str]:
 def _resident(servers: dict[str, dict[str, int]]) -> list[str]:
     rows = [[name, *(f"{bytes_ / _MB:.0f}" for bytes_ in own.values())] for name, own in servers.items()]
     return [
-        "## Memory of the servers after the same rounds",
+        "## Memory of the servers in the end",
         "",
         *table(["server", "entry worker, MB", "model worker, MB"], rows),
     ]

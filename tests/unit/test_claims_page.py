@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+
+from claims_page import SENTENCES, filled, marks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = (REPOSITORY / "docs" / "claims.md").read_text()
@@ -29,3 +32,10 @@ def test_what_the_page_points_to_is_there() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     for path in re.findall(r"`((?:tests|deploy)/[^`]+)`", PAGE):
         assert (REPOSITORY / path).exists() or path == "deploy/prometheus", path
+
+
+def test_the_figures_are_those_of_the_last_run() -> None:
+    """`make claims` has written both; each figure stands once."""
+    result = json.loads((REPOSITORY / "load" / "reports" / "claims.json").read_text())
+    assert filled(PAGE, result) == PAGE
+    assert sorted(marks(PAGE)) == sorted(SENTENCES)
