@@ -11,7 +11,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bento_service.call_turns import CallTurn, CallTurns
 from bento_service.errors import DeadlinePassed, QueueFull, QueueTimeout, ScorerDown, ScorerFailed
@@ -40,10 +40,18 @@ class Bounds:
 
 @dataclass(slots=True)
 class Place:
-    """What one request holds of the queue. pairs: windows of long documents count as such · first: of its first call while that waits."""
+    """What one request holds of the queue, for all of its queries together.
+
+    pairs: windows of long documents count as such · first: of its first call while that waits · arrived, begun: whether it was let in, and has
+    had a turn · slot: whether it holds one · slot_turn: only one of its queries asks for that.
+    """
 
     pairs: int = 0
     first: int = 0
+    arrived: bool = False
+    begun: bool = False
+    slot: bool = False
+    slot_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Admission:
@@ -85,7 +93,7 @@ class Admission:
         place = place or Place()
         if self._queued_pairs > place.pairs:
             self._refuse(pairs, place)
-        arrives = not place.pairs
+        arrives, place.arrived = not place.arrived, True
         if arrives:
             self._waits(place, pairs)
         try:
@@ -97,21 +105,22 @@ class Admission:
 
     def _refuse(self, pairs: int, place: Place) -> None:
         """Raise what keeps more pairs of a request out, if anything does."""
-        if self._queued_pairs + pairs > self._limit.pairs:
+        over_pairs = self._queued_pairs + pairs - self._limit.pairs
+        if over_pairs > 0:
             raise QueueFull(
                 "too many documents wait to be scored: try again after Retry-After seconds",
-                retry_after_seconds=self._drain_seconds(),
+                retry_after_seconds=self._whole_seconds(over_pairs),
             )
-        if place.pairs:
+        if place.arrived:
             return
         if self._waiting_requests >= self._bounds.requests and not self._begins_at_once(pairs):
             raise QueueFull(
                 "too many requests wait to be scored: try again after Retry-After seconds",
-                retry_after_seconds=self._drain_seconds(),
+                retry_after_seconds=self._whole_seconds(self._turns.call_pairs),
             )
-        over = self._wait_seconds() - self._bounds.wait_seconds
-        if over > 0:
-            raise _waited_too_long(over)
+        over_seconds = self._wait_seconds() - self._bounds.wait_seconds
+        if over_seconds > 0:
+            raise _waited_too_long(over_seconds)
 
     def _begins_at_once(self, pairs: int) -> bool:
         """Tell whether nothing stands before a request that arrives now."""
@@ -122,8 +131,10 @@ class Admission:
     def _wait_seconds(self) -> float:
         """Estimate how long the work of others would keep a request that arrives now; 0 while the speed is unknown."""
         rate = self._turns.pairs_per_second
-        if self._slots:
-            ahead = self._queued_pairs  # requests come to an end before others begin
+        if self._slots and self._slots.locked():
+            # As many requests of middling size must come to an end as wait before it, and one that has a slot.
+            waiting = self._waiting_requests
+            ahead = self._queued_pairs * (waiting + 1) // (waiting + (self._bounds.parallel or 1))
         else:
             ahead = self._waiting_first_pairs + self._turns.under_way_pairs
             ahead += sum(turn.size for turn in self._turns.waiting() if not turn.first)
@@ -144,9 +155,8 @@ class Admission:
 
     @contextlib.contextmanager
     def held(self, pairs: int, place: Place) -> Iterator[None]:
-        """Count pairs as queued, refusing nobody: also the windows of long documents, which only tokenising tells."""
+        """Count pairs as queued, refusing nobody: also the windows of long documents, which only tokenising tells, fewer than thought included."""
         self._queued_pairs += pairs
-        self._metrics.queued_pairs.inc(pairs)
         place.pairs += pairs
         self._metrics.queue_pairs.set(self._queued_pairs)
         try:
@@ -155,6 +165,8 @@ class Admission:
             self._queued_pairs -= pairs
             place.pairs -= pairs
             self._metrics.queue_pairs.set(self._queued_pairs)
+            if not place.pairs:
+                self._release_slot(place)
 
     def seconds_for(self, pairs: int) -> float:
         """Estimate how long so many more pairs would take by now; 0 while the speed is unknown."""
@@ -208,8 +220,9 @@ class Admission:
     ) -> list[PairScore]:
         """Queue one call at a time, so that a big request stands in the queue only once and others get their turn."""
         begin, queued_pairs = time.monotonic(), self._queued_pairs
+        self._metrics.queued_pairs.inc(len(blobs))
         with self._metrics.waiting():
-            turn = await self._first_turn(min(len(blobs), self._turns.call_pairs))
+            turn = await self._first_turn(min(len(blobs), self._turns.call_pairs), place)
         self._begun(place)
         self._metrics.stage("queue", begin)
         calls: list[asyncio.Task[list[PairScore]]] = []
@@ -230,7 +243,6 @@ class Admission:
                 # Shielded: a call under way is computed whether or not its caller stays, and holds its place until then.
                 return [score for scores in await asyncio.gather(*map(asyncio.shield, calls)) for score in scores]
         finally:
-            self._release_slot()
             for call in calls:
                 call.add_done_callback(_retrieve)
 
@@ -258,27 +270,29 @@ class Admission:
                 return
             turn = await self._turns.take(min(len(rest), self._turns.call_pairs))
 
-    async def _first_turn(self, size: int) -> CallTurn:
-        """Wait for a slot and a turn. Raises QueueTimeout; then nothing is held."""
+    async def _first_turn(self, size: int, place: Place) -> CallTurn:
+        """Wait for a slot, which its place keeps, and a turn. Raises QueueTimeout."""
         try:
             async with asyncio.timeout(self._bounds.wait_seconds - self._stay_seconds()):
                 if self._slots:
-                    await self._slots.acquire()
-                try:
-                    return await self._turns.take(size, first=True)
-                except BaseException:
-                    self._release_slot()
-                    raise
+                    async with place.slot_turn:
+                        if not place.slot:
+                            await self._slots.acquire()
+                            place.slot = True
+                turn = await self._turns.take(size, first=not place.begun)
+                place.begun = True
+                return turn
         except TimeoutError:
-            raise _waited_too_long(self._wait_seconds()) from None
+            raise _waited_too_long(self._wait_seconds() - self._bounds.wait_seconds) from None
 
     def _stay_seconds(self) -> float:
         """How long pairs still wait when their turn has come: a part of their wait, at most half of what is allowed."""
         rate = self._turns.pairs_per_second
         return min(self._bounds.wait_seconds / 2, self._turns.under_way_pairs / rate) if rate else 0.0
 
-    def _release_slot(self) -> None:
-        if self._slots:
+    def _release_slot(self, place: Place) -> None:
+        if self._slots and place.slot:
+            place.slot = False
             self._slots.release()
 
     def _call(self, link: ScorerLink, chunk: Sequence[bytes]) -> asyncio.Task[list[PairScore]]:
@@ -289,15 +303,15 @@ class Admission:
 
         def ended(done: asyncio.Task[list[PairScore]]) -> None:
             self._calls.discard(done)
-            self._turns.give_back(link, len(chunk))
+            self._turns.give_back(link, len(chunk), scored=not done.cancelled() and not done.exception())
 
         call.add_done_callback(ended)
         return call
 
-    def _drain_seconds(self) -> int:
-        """How long the queue takes at the measured speed, as a whole number of seconds of at least 1."""
+    def _whole_seconds(self, pairs: int) -> int:
+        """How long so many pairs take at the measured speed, as a whole number of seconds of at least 1."""
         rate = self._turns.pairs_per_second
-        return max(1, math.ceil(self._queued_pairs / rate)) if rate else 1
+        return max(1, math.ceil(pairs / rate)) if rate else 1
 
 
 def _check(scores: Sequence[PairScore]) -> None:

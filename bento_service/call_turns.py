@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bento_service.errors import ScorerDown
+from bento_service.pace import Pace
 from bento_service.scorer_link import ScorerLink
 
 MAX_CALL_PAIRS = 32
@@ -46,6 +47,7 @@ class CallTurns:
         self._sent_pairs = {link: random.randrange(MAX_CALL_PAIRS) for link in links}  # noqa: S311  no secret
         self._queue: deque[CallTurn] = deque()
         self._overtaken_pairs = 0
+        self._pace = Pace()
 
     @property
     def under_way_pairs(self) -> int:
@@ -54,8 +56,9 @@ class CallTurns:
 
     @property
     def pairs_per_second(self) -> float:
-        """Add up the measured speeds and take a share of one entry worker; 0 while they are unknown."""
-        return sum(link.pairs_per_second for link in self._links if link.up) / self._entry_workers
+        """How fast pairs come back: as measured while there is work, at least one entry worker's share of the Scorers' speed; 0 while that is unknown."""
+        speed = sum(link.pairs_per_second for link in self._links if link.up)
+        return min(speed, max(speed / self._entry_workers, self._pace.pairs_per_second))
 
     @property
     def batch_pairs(self) -> float:
@@ -95,9 +98,13 @@ class CallTurns:
             raise
         return turn
 
-    def give_back(self, link: ScorerLink, size: int) -> None:
-        """End what a turn was taken for, or a part of it."""
+    def give_back(self, link: ScorerLink, size: int, *, scored: bool = False) -> None:
+        """End what a turn was taken for, or a part of it. scored: it was not in vain."""
         self._under_way[link] -= size
+        if scored:
+            self._pace.done(size)
+        if not any(self._under_way.values()):
+            self._pace.end()
         self._hand_out()
 
     def wake(self) -> None:
@@ -117,6 +124,7 @@ class CallTurns:
         while (found := self._next()) is not None:
             turn, link = found
             self._queue.remove(turn)
+            self._pace.begin()
             self._under_way[link] += turn.size
             self._sent_pairs[link] += turn.size
             turn.given.set_result(link)

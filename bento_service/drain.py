@@ -18,8 +18,9 @@ logger = logging.getLogger("bentoml.reranker")
 
 # What was sent before the drain period ended may still be on its way through the kernel.
 LAST_ARRIVALS_SECONDS = 0.5
-# From the last answer on, for connections to close, Redis to be told and the processes to end.
-ENDING_SECONDS = 2.0
+# From the last answer on, for connections to close, claims in Redis to be released, which a slow Scorer may hold up for a lease of 2 s, and the
+# processes to end.
+ENDING_SECONDS = 4.0
 _POLL_SECONDS = 0.02
 
 

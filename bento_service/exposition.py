@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -101,5 +102,7 @@ def _counting() -> Collector:
     for path in Path(directory).glob("gauge_live*_*.db"):
         pid = int(path.stem.rpartition("_")[2])
         if not psutil.pid_exists(pid):
-            mark_process_dead(pid)  # type: ignore[no-untyped-call]
+            # Another worker may be at it, too.
+            with contextlib.suppress(FileNotFoundError):
+                mark_process_dead(pid)  # type: ignore[no-untyped-call]
     return MultiProcessCollector(None, directory)  # type: ignore[no-untyped-call]

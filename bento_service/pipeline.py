@@ -29,6 +29,7 @@ from bento_service.schemas import CacheCounts, CacheUse, RerankQuery, RerankResu
 from bento_service.tokenizer import Cut, PairTokenizer, TokenizedPair
 from bento_service.windows import Window, Windows
 
+_CHARACTERS_PER_TOKEN = 4  # of English, about
 _INSTRUCTION_IGNORED = "instruction was ignored: this model's template has none"
 
 
@@ -145,16 +146,24 @@ class Pipeline:
         # As if each character was a token.
         return sum(min(query.max_chunks, 1 + len(document.text) // self._max_length) for document in query.documents)
 
+    def _windows_of(self, work: _Work, places: Sequence[int]) -> int:
+        """Count what is to be computed, in windows where documents are cut into such: about as many as there will be."""
+        if not work.query.max_chunks:
+            return len(places)
+        tokens = (len(work.distinct[place]) // _CHARACTERS_PER_TOKEN for place in places)
+        return sum(min(work.query.max_chunks, 1 + count // self._max_length) for count in tokens)
+
     async def _compute(self, work: _Work, places: Sequence[int], progress: Progress) -> None:
         """Tokenise, queue and score pairs, and tell of each call that goes out."""
-        with self._admission.place_for(len(places), work.place):
+        expected = self._windows_of(work, places)
+        with self._admission.place_for(expected, work.place):
             start = time.monotonic()
             pairs = await self._tokenize(work, places)
             work.timing.tokenization += time.monotonic() - start
             truncated = {work.distinct[place] for place, pair in zip(places, pairs, strict=True) if pair.truncated}
             self._refuse_truncation(work.query, [index for index, text in enumerate(work.texts) if text in truncated])
             windows = [(place, window) for place, pair in zip(places, pairs, strict=True) for window in Windows(pair).parts()]
-            with self._admission.held(len(windows) - len(places), work.place):
+            with self._admission.held(len(windows) - expected, work.place):
                 await self._score(work, pairs, windows, progress)
 
     async def _score(

@@ -26,7 +26,7 @@ Int8Kernel = Literal["auto", "onednn", "bitsandbytes"]
 # Kubernetes sets these in every pod for a Service that is called `reranker`.
 _KUBERNETES = re.compile(r"RERANKER_(SERVICE_(HOST|PORT)|PORT(_|$))")
 _TEN_YEARS_SECONDS = 315_360_000
-_SHORTEST_ENDING_SECONDS = 3  # after the drain period: last arrivals, answers, and 2 s for the processes to end
+_SHORTEST_ENDING_SECONDS = 5  # after the drain period: last arrivals, answers, and 4 s for the processes to end
 REFUSED: Mapping[str, str] = {
     "ENABLE_TORCH_COMPILE": "has no effect here, because compiled forward passes were no faster (ADR 10): unset it",
     "MICRO_BATCH_WINDOW_MS": "has no effect here, because BentoML adapts the wait by itself: unset it",
@@ -156,8 +156,8 @@ class Settings(BaseSettings):
         ge=5,
         le=7200,
         validation_alias="RERANKER_SHUTDOWN_SECONDS",
-        description="Seconds after SIGTERM in which the server has ended; requests that are not answered 2 s before that get 503. More than "
-        "RERANKER_DRAIN_SECONDS + 3; with RERANKER_REQUEST_TIMEOUT besides, every request has its whole time. Less than whatever kills the process "
+        description="Seconds after SIGTERM in which the server has ended; requests that are not answered 4 s before that get 503. At least "
+        "RERANKER_DRAIN_SECONDS + 5; with RERANKER_REQUEST_TIMEOUT besides, every request has its whole time. Less than whatever kills the process "
         "(Kubernetes: terminationGracePeriodSeconds).",
     )
     max_queue_pairs: int = Field(
@@ -185,7 +185,7 @@ class Settings(BaseSettings):
         gt=0,
         le=3600,
         validation_alias="RERANKER_LATENCY_TARGET",
-        description="Seconds from a request's arrival to its first scores that the queue shall keep: it then takes fewer pairs than RERANKER_MAX_QUEUE_PAIRS, as "
+        description="Seconds from when a request joins the queue to its first scores that shall be kept: it then takes fewer pairs than RERANKER_MAX_QUEUE_PAIRS, as "
         "many as the measured latency allows; beyond them 429. Make it greater than a second, since a Scorer batch takes half of one. Default: no such limit.",
     )
     max_parallel: int | None = Field(
@@ -358,6 +358,14 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _every_worker_may_compute(self) -> Self:
+        most = self.max_parallel or self.max_parallel_requests
+        if most and most < self.workers:
+            message = f"RERANKER_MAX_PARALLEL={most} leaves nothing for some of RERANKER_WORKERS={self.workers}: raise it, or have fewer workers"
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
     def _shutdown_outlasts_drain(self) -> Self:
         if self.shutdown_seconds < self.drain_seconds + _SHORTEST_ENDING_SECONDS:
             message = (
@@ -415,11 +423,10 @@ class Settings(BaseSettings):
         """The share of one entry worker in RERANKER_MAX_QUEUE; 0 stays 0."""
         return -(-self.max_queue_requests // self.workers)
 
-    @property
-    def parallel_per_worker(self) -> int | None:
-        """The share of one entry worker in RERANKER_MAX_PARALLEL; None without a limit."""
+    def parallel_of_worker(self, index: int) -> int | None:
+        """The share of entry worker `index`, from 1 on, in RERANKER_MAX_PARALLEL; None without a limit."""
         most = self.max_parallel or self.max_parallel_requests
-        return most and max(1, most // self.workers)
+        return most and most // self.workers + (index <= most % self.workers)
 
     @property
     def pairs_per_key_per_worker(self) -> int:

@@ -28,6 +28,7 @@ MAX_BATCH_TOKENS = {"cpu": 4096, "cuda": 65536, "mps": 16384}
 BATCHES_TO_GROW = 200
 _BATCH_SECONDS = 0.5
 _MEMORY_SIGNS = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+_LEAST_LEARNT_PAIRS = 8
 _DECAY = 0.9  # of the past in the measured speed, per batch
 
 
@@ -194,6 +195,9 @@ class ScoringEngine:
             self._good_batches = 0
 
     def _learn(self, pairs: int, seconds: float) -> None:
+        # A few pairs alone say little of how fast many are, and a quiet hour brings many such batches.
+        if self._work[1] and pairs < min(_LEAST_LEARNT_PAIRS, self.batch_pairs):
+            return
         self._work = (_DECAY * self._work[0] + pairs, _DECAY * self._work[1] + seconds)
 
 

@@ -23,10 +23,13 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_port() -> None:
-    """Check the port that `bentoml serve` will listen on; BentoMLConfigException stops the start with one line."""
+    """Check the port that `bentoml serve` will listen on; BentoMLConfigException stops the start with one line.
+
+    To be called when the service is imported: afterwards `bentoml serve` empties the metrics directory of whoever listens there.
+    """
     context = click.get_current_context(silent=True)
-    if context is None:
-        return  # a program serves, and only it knows where
+    if context is None or context.command.name != "serve":
+        return  # a program serves, and only it knows where; or nobody does
     host = context.params.get("host") or BentoMLContainer.http.host.get()
     port = context.params.get("port") or BentoMLContainer.http.port.get()
     try:

@@ -48,7 +48,9 @@ from bento_service.service.startup import (
     warm_up_pair,
 )
 from bento_service.service.tracing import SparingService, stage_spans
-from bento_service.service.workers import ENTRY, Workers
+from bento_service.service.workers import ENTRY, Headcount, Workers
+
+check_port()
 
 _POLL_SECONDS = 0.02
 _WORKERS = Workers()
@@ -85,7 +87,7 @@ class _Reranker:
             bounds=Bounds(
                 pairs=SETTINGS.queue_pairs_per_worker,
                 requests=SETTINGS.queue_requests_per_worker,
-                parallel=SETTINGS.parallel_per_worker,
+                parallel=SETTINGS.parallel_of_worker(bentoml.server_context.worker_index or 1),
                 wait_seconds=SETTINGS.queue_timeout_seconds,
                 target_seconds=SETTINGS.latency_target_seconds,
             ),
@@ -133,7 +135,7 @@ class _Reranker:
             entry_metrics=_ENTRY_METRICS,
             settings=SETTINGS,
         )
-        self._siblings_seen = time.monotonic()
+        self._headcount = Headcount(_WORKERS, SETTINGS.workers + SCORER_COUNT)
         self._all_were_ready = False
 
     def _clients(self) -> list[ScorerClient]:
@@ -148,7 +150,6 @@ class _Reranker:
         """Run once in the parent before any worker starts: what is cheap to check stops the start here."""
         atexit.register(exit_as_the_scorer_did)
         bound_shutdown(SETTINGS.shutdown_seconds)
-        check_port()
         check_disk(SETTINGS.workers + SCORER_COUNT)
         check_model()
         check_keys()
@@ -162,12 +163,14 @@ class _Reranker:
         _ENTRY_METRICS.on_stage = stage_spans()
         _ENTRY_METRICS.begin(pairs=SETTINGS.queue_pairs_per_worker, wait_seconds=SETTINGS.queue_timeout_seconds)
         await self._housekeeping.start()
+        self._headcount.start()
         for link in self._links:
             link.start()
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
         """End what start() began."""
+        self._headcount.stop()
         await self._dedup.stop()
         await self._housekeeping.stop()
         for link in self._links:
@@ -198,12 +201,8 @@ class _Reranker:
 
     async def __is_alive__(self) -> bool:
         """/livez: no worker process has been gone for longer than RERANKER_LIVENESS_SECONDS."""
-        now = time.monotonic()
-        ending_or_alone = _DRAIN.begun or bentoml.server_context.worker_index is None
-        if ending_or_alone or len(_WORKERS.running()) >= SETTINGS.workers + SCORER_COUNT:
-            self._siblings_seen = now
-        gone = max(now - self._siblings_seen, *(link.gone_seconds for link in self._links))
-        return gone <= SETTINGS.liveness_seconds
+        gone = max(self._headcount.missing_seconds, *(link.gone_seconds for link in self._links))
+        return _DRAIN.begun or gone <= SETTINGS.liveness_seconds
 
 
 class _PinnedService(SparingService):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import threading
+import time
 
 import bentoml
 import psutil
@@ -14,6 +16,7 @@ _ENTRY_NAME = "entry-"
 _WORKER_MODULE = "_bentoml_impl.worker.service"
 _SCORER = "Scorer"
 _PARENT = "parent"
+_LOOK_SECONDS = 2.0
 
 
 class Workers:
@@ -43,6 +46,41 @@ class Workers:
     def entries_run(self) -> bool:
         """Tell whether any entry worker runs."""
         return any(name.startswith(_ENTRY_NAME) for name in self.running())
+
+
+class Headcount:
+    """Looks every two seconds whether all worker processes run, asked or not: a probe reaches each entry worker now and then only.
+
+    expected: how many there should be. Outside a server nobody is ever missing.
+    """
+
+    def __init__(self, workers: Workers, expected: int) -> None:
+        self._workers = workers
+        self._expected = expected
+        self._complete_at = time.monotonic()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def missing_seconds(self) -> float:
+        """For how long a worker has been missing, and no more than two seconds where none is; that nobody looks any more counts, too."""
+        return time.monotonic() - self._complete_at if self._task else 0.0
+
+    def start(self) -> None:
+        """Begin to look; safe to call twice."""
+        if self._task is None and bentoml.server_context.worker_index is not None:
+            self._task = asyncio.create_task(self._look())
+
+    def stop(self) -> None:
+        """End it; safe to call twice."""
+        task, self._task = self._task, None
+        if task:
+            task.cancel()
+
+    async def _look(self) -> None:
+        while True:
+            if len(self._workers.running()) >= self._expected:
+                self._complete_at = time.monotonic()
+            await asyncio.sleep(_LOOK_SECONDS)
 
 
 def _runs(process: psutil.Process) -> bool:

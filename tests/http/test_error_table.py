@@ -308,7 +308,7 @@ ROWS = [
         *(429, "queue_full", "too many documents wait to be scored: try again after Retry-After seconds"),
         kind="overloaded_error",
         tei=(429, "Overloaded"),
-        retry_after="200",
+        retry_after="1",
         disturbance=full_queue,
     ),
     Row(

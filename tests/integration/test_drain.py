@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 
 from servers import Server
 from texts import Texts
@@ -71,10 +72,39 @@ def test_sigterm_answers_what_was_taken_and_takes_no_more_after_the_drain_period
     assert {(each.status, each.code) for each in late} <= {(503, "shutting_down"), (0, None)}
 
 
+def test_a_server_that_was_idle_serves_whoever_comes_while_it_drains(builtin_tag: str) -> None:
+    """Entry workers need new connections to the Scorer then; nothing is left running afterwards."""
+    assert builtin_tag
+    with Server(Path(os.environ["BENTOML_HOME"]), RERANKER_DRAIN_SECONDS=DRAIN_SECONDS) as server:
+        texts, seen = Texts(8), []
+        workers = server.workers("Scorer") + server.workers("Reranker")
+        server.process.send_signal(signal.SIGTERM)
+        while server.get("/readyz").is_success:
+            pass
+        callers = [threading.Thread(target=ask, args=(server, seen, *texts.request(3))) for _ in range(8)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        assert [each.status for each in seen] == [200] * 8
+        assert server.wait_exit(20) == 0
+        assert not any(worker.is_running() for worker in workers)
+
+
+def test_the_workers_end_when_their_parent_is_killed(builtin_tag: str) -> None:
+    """Nobody would start a dead one again, or pass a signal on."""
+    assert builtin_tag
+    with Server(Path(os.environ["BENTOML_HOME"])) as server:
+        workers = server.workers("Scorer") + server.workers("Reranker")
+        server.process.kill()
+        gone, alive = psutil.wait_procs(workers, timeout=10)
+        assert (len(gone), alive) == (2, [])
+
+
 def test_a_hung_scorer_does_not_keep_the_server_from_ending(builtin_tag: str) -> None:
     """Who waits for it is told by the end of the bound, and the processes are gone soon after."""
     assert builtin_tag
-    with Server(Path(os.environ["BENTOML_HOME"]), RERANKER_SHUTDOWN_SECONDS=5) as server:
+    with Server(Path(os.environ["BENTOML_HOME"]), RERANKER_SHUTDOWN_SECONDS=6) as server:
         seen: list[Seen] = []
         [scorer] = server.workers("Scorer")
         scorer.suspend()
@@ -83,7 +113,7 @@ def test_a_hung_scorer_does_not_keep_the_server_from_ending(builtin_tag: str) ->
         while not server.get("/health").json()["requests"]["active"]:
             time.sleep(0.02)
         server.process.send_signal(signal.SIGTERM)
-        assert server.wait_exit(7) == 0
+        assert server.wait_exit(9) == 0
         waiting.join(5)
         assert [(each.status, each.code) for each in seen] == [(503, "shutting_down")]
         assert not scorer.is_running()

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ def test_counters_over_all_workers_add_up_to_the_requests_sent(server: Server) -
     assert samples["reranker_queue_pairs",] == 0
     assert samples["reranker_queue_limit_pairs",] == 8 * WORKERS
     assert not any(key[0] == "reranker_requests_total" and key[1] in ROUTES for key in before)
-    access = [line for line in _lines(server) if line.get("route") in ROUTES]
+    access = _lines_when(server, sum(answered.values()), lambda line: line.get("route") in ROUTES)
     assert Counter(f"{line['route']} {line['status']}" for line in access) == answered
     assert len({line["request_id"] for line in access}) == len(access)
     assert {line["component"] for line in access} == {f"entry_service:Reranker:{number}" for number in range(1, WORKERS + 1)}
@@ -114,6 +114,14 @@ def test_counters_over_all_workers_add_up_to_the_requests_sent(server: Server) -
 
 def _lines(server: Server) -> list[dict[str, Any]]:
     return [json.loads(line) for line in server.log.splitlines() if line.strip()]
+
+
+def _lines_when(server: Server, count: int, fits: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    """Find the lines that fit, once there are so many: a line is written when its answer has been sent."""
+    end = time.monotonic() + 10
+    while len(found := [line for line in _lines(server) if fits(line)]) < count and time.monotonic() < end:
+        time.sleep(0.05)
+    return found
 
 
 def test_documents_are_counted_by_where_their_scores_came_from(server: Server) -> None:
@@ -177,7 +185,7 @@ def test_a_traced_request_is_one_trace_through_entry_and_scorer(server: Server, 
     assert told["queue"] == pytest.approx(1000 * (seconds["queue"] + seconds["batch_wait"]), abs=5)
     assert told["inference"] == pytest.approx(1000 * seconds["forward"], abs=1)
     assert told["total"] >= told["queue"] + told["tokenization"] + told["inference"] - 2
-    assert {line.get("trace_id") for line in _lines(server) if line.get("route") == "/rerank"} >= {trace_id}
+    assert _lines_when(server, 1, lambda line: line.get("route") == "/rerank" and line.get("trace_id") == trace_id)
 
 
 def test_every_line_of_the_log_is_json_and_holds_no_text(server: Server) -> None:
@@ -186,7 +194,7 @@ def test_every_line_of_the_log_is_json_and_holds_no_text(server: Server) -> None
         f"{server.url}/rerank", json={"query": "plugh", "documents": ["plugh"]}, headers={"x-request-id": "mine-7"}, timeout=60
     )
     assert answer.headers["x-request-id"] == "mine-7"
-    [line] = [line for line in _lines(server) if line.get("request_id") == "mine-7"]
+    [line] = _lines_when(server, 1, lambda line: line.get("request_id") == "mine-7")
     assert (line["method"], line["route"], line["status"]) == ("POST", "/rerank", 200)
     assert {"cli", "entry_service:Reranker:1", "service:Scorer:1"} <= {line["component"] for line in _lines(server)}
     assert "plugh" not in server.log

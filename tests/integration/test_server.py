@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -200,16 +199,6 @@ def test_metrics_of_both_services_are_on_one_page(server: Server) -> None:
     for name in ("reranker_requests_total", "reranker_batch_pairs_sum", "reranker_tokens_total", "reranker_stage_seconds_count"):
         assert name in text
     assert server.get("/livez").status_code == httpx.codes.OK
-
-
-def test_sigterm_ends_the_server_with_zero(builtin_tag: str) -> None:
-    """No hang, no leftover worker."""
-    assert builtin_tag
-    with Server(Path(os.environ["BENTOML_HOME"])) as running:
-        workers = running.workers("Scorer") + running.workers("Reranker")
-        running.process.send_signal(signal.SIGTERM)
-        assert running.wait_exit(20) == 0
-        assert not any(worker.is_running() for worker in workers)
 
 
 def test_the_readme_code_runs(server: Server) -> None:

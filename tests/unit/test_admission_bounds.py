@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from parts import FakeLink, ask, assert_idle, make_admission, played
 
+from bento_service.admission import Place
 from bento_service.errors import DeadlinePassed, QueueFull, QueueTimeout, ScorerDown
 from bento_service.metrics import EntryMetrics
 
@@ -24,7 +26,7 @@ async def test_as_many_requests_wait_as_are_allowed(entry_metrics: EntryMetrics,
     with pytest.raises(QueueFull, match="too many requests") as caught:
         await ask(admission, 1)
     assert not isinstance(caught.value, QueueTimeout)
-    assert caught.value.retry_after_seconds == -(-(64 + requests) // 10)
+    assert caught.value.retry_after_seconds == 4  # for the next call of 32
     link.calls.put_nowait(call)
     for _ in range(2 + requests):
         await link.answer()
@@ -167,4 +169,51 @@ async def test_a_slot_comes_back_on_every_way_out(entry_metrics: EntryMetrics) -
     third = ask(admission, 32, 300)
     await link.answer()
     await third
+    assert_idle(admission, entry_metrics)
+
+
+@played
+async def test_a_free_slot_is_not_waited_for(entry_metrics: EntryMetrics) -> None:
+    """However many pairs the request in the other slot has."""
+    link = FakeLink(pairs_per_second=20)
+    admission = make_admission(entry_metrics, link, workers=1, parallel=2, wait_seconds=9)
+    big = ask(admission, 1000)
+    call = await link.calls.get()
+    small = ask(admission, 8, 5000)
+    await asyncio.sleep(0)
+    assert admission._waiting_requests == 1
+    link.calls.put_nowait(call)
+    while not small.done():
+        await link.answer()
+        await asyncio.sleep(0)
+    big.cancel()
+    await asyncio.wait([big])
+
+
+@played
+async def test_a_request_of_several_queries_is_let_in_once_and_holds_one_slot(entry_metrics: EntryMetrics) -> None:
+    """Also when all that it had queued is answered before its next query comes."""
+    link = FakeLink(batch_pairs=1000)
+    admission = make_admission(entry_metrics, link, workers=1, parallel=1, requests=0, wait_seconds=5)
+    place = Place()
+
+    async def query(start: int) -> list[float]:
+        blobs = [str(number).encode() for number in range(start, start + 2)]
+        with admission.place_for(2, place):
+            return [score.raw for score in await admission.score(blobs, deadline=time.monotonic() + 60, place=place)]
+
+    first = [asyncio.create_task(query(start)) for start in (0, 10)]
+    for _ in first:
+        await link.answer()
+    assert await asyncio.gather(*first) == [[0, 1], [10, 11]]
+    other = ask(admission, 1, 500)
+    call = await link.calls.get()
+    again = asyncio.create_task(query(20))
+    await asyncio.sleep(0)
+    assert not again.done()
+    link.calls.put_nowait(call)
+    await link.answer()
+    await other
+    await link.answer()
+    assert await again == [20, 21]
     assert_idle(admission, entry_metrics)

@@ -19,13 +19,13 @@ from bento_service.metrics import EntryMetrics
 async def test_a_full_queue_turns_a_request_away_and_tells_when_to_come_back(
     entry_metrics: EntryMetrics, pairs_per_second: float, workers: int, seconds: int
 ) -> None:
-    """After the time that the queue takes on the Scorers that are up, at least a second; what was let in is served."""
+    """After the time that the Scorers that are up take to make room for it, at least a second; what was let in is served."""
     link, down = FakeLink(pairs_per_second=pairs_per_second), FakeLink(up=False, pairs_per_second=1000.0)
     admission = make_admission(entry_metrics, link, down, workers=workers, most=100)
     asked = [ask(admission, 60), ask(admission, 40, 60)]
     call = await link.calls.get()
     with pytest.raises(QueueFull) as caught:
-        await ask(admission, 1)
+        await ask(admission, 100)
     assert caught.value.retry_after_seconds == seconds
     assert admission.queued_pairs == 100
     link.calls.put_nowait(call)

@@ -40,7 +40,7 @@ def test_one_late_answer_brings_it_to_what_was_in_the_queue(clock: list[float]) 
 
 
 def test_answers_in_time_let_it_grow_where_it_is_used(clock: list[float]) -> None:
-    """By a call of 32 for each limit's worth of pairs, up to the fixed limit; an idle queue teaches nothing."""
+    """By a tenth, or a call of 32, for each limit's worth of pairs, up to the fixed limit; an idle queue teaches nothing."""
     limit = PairLimit(1000, target_seconds=1)
     limit.observe(2, queued_pairs=400, pairs=32)
     clock[0] += 10
@@ -49,9 +49,17 @@ def test_answers_in_time_let_it_grow_where_it_is_used(clock: list[float]) -> Non
     assert limit.pairs == 360
     for _ in range(36):
         limit.observe(0.5, queued_pairs=350, pairs=10)
-    assert 385 <= limit.pairs <= 392
+    assert 390 <= limit.pairs <= 400
     for _ in range(10_000):
         limit.observe(0.5, queued_pairs=1000, pairs=32)
+    assert limit.pairs == 1000
+
+
+def test_a_late_answer_of_a_queue_that_held_little_teaches_nothing(clock: list[float]) -> None:
+    """Something else made it late."""
+    limit = PairLimit(1000, target_seconds=1)
+    clock[0] += 10
+    limit.observe(9, queued_pairs=LEAST_PAIRS, pairs=1)
     assert limit.pairs == 1000
 
 
