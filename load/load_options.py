@@ -11,8 +11,11 @@ from drive import Plan
 from report_options import REPORTS
 from workload import WorkloadSpec
 
-# Kept here and not in locust_clients.py, which imports gevent.
-USERS = ("http", "bentoml", "bentoml-async")
+USERS = {
+    "http": "HTTP users",
+    "bentoml": "users of `bentoml.SyncHTTPClient`",
+    "bentoml-async": "users of `bentoml.AsyncHTTPClient`",
+}
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from drive import Stretch
-from load_options import described
+from load_options import USERS, described
 from provenance import sentence
 from rows import Row, write_archive
 from tables import table
@@ -94,7 +94,7 @@ def write(result: Result, folder: Path, told: Mapping[str, Any], about: Mapping[
 
 def markdown(result: Result, told: Mapping[str, Any], about: Mapping[str, Any], drawn: list[str]) -> str:
     """Write the report's text."""
-    spec = next(iter(result.stretches.values())).plan.workload
+    plan = next(iter(result.stretches.values())).plan
     columns = [name for name in COLUMNS if any(each.get(name) is not None for each in result.figures.values())]
     cells = [[name, *(_cell(each.get(column)) for column in columns)] for name, each in result.figures.items()]
     return "\n".join(
@@ -103,7 +103,7 @@ def markdown(result: Result, told: Mapping[str, Any], about: Mapping[str, Any], 
             "",
             sentence(dict(told)),
             "",
-            f"Server: {server_line(about)} Asked: {described(spec)}.",
+            f"Server: {server_line(about)} Asked by {USERS[plan.users]}: {described(plan.workload)}.",
             "",
             *(line for note in [*result.notes, *_late(result.figures)] for line in (note, "")),
             *table(["", *(COLUMNS[name] for name in columns)], cells),

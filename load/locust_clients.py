@@ -14,7 +14,6 @@ from rows import ANSWERED, UNKNOWN
 from workload import Request
 
 PATH = "/v2/rerank"
-KINDS = ("http", "bentoml", "bentoml-async")
 IDLE_SECONDS = 4.0  # then a connection is not used again: BentoML's server closes it after 5
 HEADERS = ("x-cache-hits", "x-cache-misses", "x-cache-shared")
 

@@ -151,7 +151,7 @@ def judged(options: argparse.Namespace, found: Mapping[str, Measured]) -> Result
 
     return Result(
         "scenario",
-        "Three servers, 40 % repeats: baseline and all features",
+        f"Three servers, {100 * options.repeats:g} % repeats: baseline and all features",
         stretches,
         figures,
         thresholds,
@@ -180,14 +180,14 @@ def parser() -> argparse.ArgumentParser:
         "--p99-factor", type=float, default=4.0, help="bound of p99, without --max-p99-ms: times the baseline's unloaded median"
     )
     made.add_argument(
-        "--first-share", type=float, default=0.4, help="without --first: of what a closed loop of 16 clients reaches"
+        "--first-share", type=float, default=0.5, help="without --first: of what a closed loop of 16 clients reaches"
     )
     made.add_argument("--capacity-seconds", type=float, default=15.0, help="for which that is measured")
     made.add_argument("--precision", default="int8", help="of all features; the baseline is in fp32")
     made.add_argument("--torch-threads", type=int, default=1, help="of each model worker, in both; 0: torch's own choice")
     made.add_argument("--min-ratio", type=float, default=3.0, help="threshold: sustained rate over the baseline's")
     made.add_argument("--max-computed", type=float, default=0.62, help="threshold: pairs computed, of those asked for")
-    made.set_defaults(repeats=0.4, repeat_within=200, step_seconds=30.0, factor=1.15)
+    made.set_defaults(documents=20, repeats=0.4, repeat_within=200, step_seconds=40.0, factor=1.15)
     return made
 
 
