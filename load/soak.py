@@ -22,6 +22,7 @@ from target import Target
 from thresholds import Threshold, on_rejected, on_requests
 
 SAMPLE_SECONDS = 5.0
+FULL_SECONDS = 180.0
 REDIS_BYTES = 750_000  # for pairs, beside what an empty Redis takes
 
 
@@ -73,6 +74,7 @@ def full_after(rows: Sequence[Row], entries: int) -> float | None:
 
 def _add_caches(result: Result, server: Server, entries: int, redis_url: str | None) -> None:
     seconds = full_after(result.stretches["soak"].rows, entries)
+    result.thresholds.append(Threshold("seconds until the process's cache was full", seconds, FULL_SECONDS))
     filled = f"was full after {seconds:.0f} s" if seconds is not None else "was never full"
     note = f"The process's cache of {entries:,} pairs {filled}"
     dropped = metric(server, "reranker_cache_evictions_total", "reason").get("full", 0)
