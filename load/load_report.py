@@ -27,6 +27,7 @@ COLUMNS = {
     "failed": "failed",
     "hit_share": "documents known",
     "computed_share": "pairs computed",
+    "server_cpu_ms": "CPU of the servers, ms a request",
     "generator_cores": "cores of the load",
     "server_cores": "cores of the servers",
     "other_cores": "cores of others",
