@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -315,21 +315,29 @@ def main() -> int:
     plan = parser.parse_args()
     told = provenance(command_line("overload", sys.argv[1:]))
     result = Result()
-    settings = {"QUANTIZATION": plan.quantization, "RERANKER_QUEUE_TIMEOUT": QUEUE_TIMEOUT_SECONDS}
+    told_of: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         save(Path(folder), plan.quantization)
-        with Server(Path(folder), **settings) as server:
-            for name in plan.phases:
-                asyncio.run(PHASES[name](server, result, plan))
-            health = server.get("/health").json()
+        for name in plan.phases:
+            phase, more = PHASES[name]
+            with Server(Path(folder), QUANTIZATION=plan.quantization, **more) as server:
+                asyncio.run(phase(server, result, plan))
+                told_of = server.get("/health").json()
+    settings = {"QUANTIZATION": plan.quantization} | {
+        f"{name} of {phase}": value for phase, (_, more) in PHASES.items() for name, value in more.items()
+    }
     plan.reports.mkdir(exist_ok=True)
-    (plan.reports / "overload.md").write_text(report(result, told, settings, health), encoding="utf-8")
+    (plan.reports / "overload.md").write_text(report(result, told, settings, told_of), encoding="utf-8")
     raw = {"provenance": told, "settings": settings, "checks": [vars(each) for each in result.checks], **result.raw}
     (plan.reports / "overload.json").write_text(json.dumps(raw) + os.linesep, encoding="utf-8")
     return 0 if all(each.kept for each in result.checks) else 1
 
 
-PHASES = {"overload": overload, "fairness": fairness, "leaving": leaving}
+PHASES: dict[str, tuple[Callable[[Server, Result, argparse.Namespace], Awaitable[None]], dict[str, object]]] = {
+    "overload": (overload, {"RERANKER_QUEUE_TIMEOUT": QUEUE_TIMEOUT_SECONDS}),
+    "fairness": (fairness, {}),
+    "leaving": (leaving, {}),
+}
 
 if __name__ == "__main__":
     sys.exit(main())
