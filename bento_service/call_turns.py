@@ -67,7 +67,7 @@ class CallTurns:
 
     @property
     def call_pairs(self) -> int:
-        """Pairs of a call: at most 32, and less where a slow model takes half a second for fewer."""
+        """Pairs of a call: at most 32, and less where a slow model takes a quarter of a second for fewer."""
         slowest = min((link.batch_pairs for link in self._links if link.up), default=MAX_CALL_PAIRS)
         return max(1, min(MAX_CALL_PAIRS, slowest))
 

@@ -33,7 +33,7 @@ _WARM_UP_TIMEOUT_SECONDS = 120.0
 class ScorerStatus:
     """What a Scorer says with each heartbeat.
 
-    batch_pairs: pairs of half a second of work at the measured speed · precision_reason: why `dtype` is what it is ·
+    batch_pairs: pairs of a quarter of a second of work at the measured speed · precision_reason: why `dtype` is what it is ·
     busy_seconds: how long the batch in hand has been running, 0 without one.
     """
 

@@ -128,7 +128,7 @@ class Settings(BaseSettings):
         ge=2,
         le=8192,
         validation_alias="MICRO_BATCH_MAX_SIZE",
-        description="Pairs in a Scorer batch, at most. The batch in use is smaller where this many take over half a second.",
+        description="Pairs in a Scorer batch, at most. The batch in use is smaller where this many take over a quarter of a second.",
     )
     max_batch_tokens: int | None = Field(
         None,
@@ -186,7 +186,7 @@ class Settings(BaseSettings):
         le=3600,
         validation_alias="RERANKER_LATENCY_TARGET",
         description="Seconds from when a request joins the queue to its first scores that shall be kept: it then takes fewer pairs than RERANKER_MAX_QUEUE_PAIRS, as "
-        "many as the measured latency allows; beyond them 429. Make it greater than a second, since a Scorer batch takes half of one. Default: no such limit.",
+        "many as the measured latency allows; beyond them 429. Make it greater than half a second, since a Scorer batch takes a quarter of one. Default: no such limit.",
     )
     max_parallel: int | None = Field(
         None,

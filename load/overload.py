@@ -36,7 +36,7 @@ from tables import table  # noqa: E402
 from visitors import OK, TOO_MANY, Crowd, Visit, answered, goodput, latency, new_bodies  # noqa: E402
 
 QUEUE_TIMEOUT_SECONDS = 2.0
-DOCUMENTS, BIG_DOCUMENTS, CLIENTS = 10, 1000, 32
+DOCUMENTS, BIG_DOCUMENTS, CLIENTS = 10, 1000, 16
 KNOWN_REQUESTS, KNOWN_PER_SECOND = 20, 5
 OVERLOAD = 3.0
 LEAVING_CLIENTS, LEAVING_DOCUMENTS = 8, 50
@@ -102,11 +102,13 @@ async def overload(server: Server, result: Result, plan: argparse.Namespace) -> 
     async with Crowd(server.url) as first, Crowd(server.url) as crowd, Crowd(server.url) as cached:
         for body in known:
             await first.visit(body)
+        make = new_bodies(4, DOCUMENTS)
+        made = iter([make() for _ in range(round(rate * plan.seconds))])  # beforehand: the server needs the cores
         crowd.begin = cached.begin = time.monotonic()
         known_bodies, meter = itertools.cycle(known), Meter([server.process.pid])
         with Memory(server, 1.0) as memory:
             await asyncio.gather(
-                crowd.open_loop(new_bodies(4, DOCUMENTS), requests_per_second=rate, seconds=plan.seconds, seed=5),
+                crowd.open_loop(lambda: next(made), requests_per_second=rate, seconds=plan.seconds, seed=5),
                 cached.open_loop(lambda: next(known_bodies), requests_per_second=KNOWN_PER_SECOND, seconds=plan.seconds, seed=6),
             )
         used, others = meter.read()

@@ -118,12 +118,20 @@ class Crowd:
     async def closed_loop(
         self, make: Callable[[], Body], *, clients: int, seconds: float, patience: float = math.inf, seed: int = 0
     ) -> None:
-        """Let each client send its next request when it has its answer, until `seconds` have passed. patience: it hangs up after a random time below."""
+        """Let each client send its next request when it has its answer, and after Retry-After, until `seconds` have passed.
+
+        patience: each hangs up after a random time below, and sends its next request when it would have had an answer, after `patience`.
+        """
         draw, end = random.Random(seed), self.age + seconds
 
         async def client() -> None:
             while self.age < end:
-                await self.visit(make(), patience=None if math.isinf(patience) else draw.uniform(0, patience))
+                if math.isinf(patience):
+                    visit = await self.visit(make())
+                    await asyncio.sleep(float(visit.retry_after or 0))
+                else:
+                    visit = await self.visit(make(), patience=draw.uniform(0, patience))
+                    await asyncio.sleep(max(0.0, visit.due + patience - self.age))
 
         await asyncio.gather(*(client() for _ in range(clients)))
 

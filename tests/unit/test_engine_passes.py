@@ -134,12 +134,12 @@ def test_the_speed_is_unknown_before_the_first_batch_and_then_measured() -> None
     ("batches", "pairs_per_second"), [([(10, 1.0)], 10), ([(10, 1.0)] * 50, 10), ([(90, 1.0), (10, 9.0)], 9.2)]
 )
 def test_the_speed_follows_the_last_batches_by_their_size(batches: list[tuple[int, float]], pairs_per_second: float) -> None:
-    """Half a second of work at that speed is a batch."""
+    """A quarter of a second of work at that speed is a batch."""
     engine = ScoringEngine(RecordingEncoder(), device=CPU)
     for pairs, seconds in batches:
         engine._learn(pairs, seconds)
     assert engine.pairs_per_second == pytest.approx(pairs_per_second, rel=0.01)
-    assert engine.batch_pairs == round(engine.pairs_per_second / 2)
+    assert engine.batch_pairs == round(engine.pairs_per_second / 4)
 
 
 def test_an_old_speed_is_forgotten() -> None:
