@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import httpx
+import psutil
 
 from servers import Server
 from texts import Texts
@@ -71,10 +72,13 @@ def test_a_killed_scorer_fails_its_callers_at_once_and_comes_back(builtin_tag: s
 
 
 def test_a_hung_scorer_is_noticed(builtin_tag: str) -> None:
-    """SIGSTOP: 503 after RERANKER_SCORER_SILENCE_SECONDS, /livez fails after RERANKER_LIVENESS_SECONDS, both recover."""
+    """SIGSTOP: 503 after RERANKER_SCORER_SILENCE_SECONDS, /livez fails after RERANKER_LIVENESS_SECONDS, both recover.
+
+    And a server that is to end does so within its bound, whoever waits for the hung one being told.
+    """
     assert builtin_tag
     home = Path(os.environ["BENTOML_HOME"])
-    with Server(home, RERANKER_SCORER_SILENCE_SECONDS=2, RERANKER_LIVENESS_SECONDS=3) as server:
+    with Server(home, RERANKER_SCORER_SILENCE_SECONDS=2, RERANKER_LIVENESS_SECONDS=3, RERANKER_SHUTDOWN_SECONDS=6) as server:
         [scorer] = server.workers("Scorer")
         scorer.suspend()
         try:
@@ -91,9 +95,22 @@ def test_a_hung_scorer_is_noticed(builtin_tag: str) -> None:
         assert server.get("/livez").status_code == httpx.codes.OK
         assert server.post(query="q", documents=["d"]).status_code == httpx.codes.OK
 
+        answers: list[httpx.Response] = []
+        scorer.suspend()
+        waiting = threading.Thread(target=lambda: answers.append(server.post(query="q", documents=["new"], timeout=20)))
+        waiting.start()
+        while not server.get("/health").json()["requests"]["active"]:
+            time.sleep(0.02)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait_exit(9) == 0
+        waiting.join(5)
+        assert [answer.status_code for answer in answers] == [httpx.codes.SERVICE_UNAVAILABLE]
+        assert answers[0].headers["retry-after"]
+        assert not scorer.is_running()
+
 
 def test_two_scorers_share_the_load_and_one_can_die(builtin_tag: str) -> None:
-    """Calls are spread evenly; with one of two gone the service is degraded, not down."""
+    """Calls are spread evenly; with one of two gone the service is degraded, not down; without their parent the workers end."""
     assert builtin_tag
     with Server(Path(os.environ["BENTOML_HOME"]), RERANKER_SCORER_WORKERS=2, RERANKER_TORCH_THREADS=1) as server:
         while server.get("/health").json()["model"]["scorers"] != {"up": 2, "total": 2}:
@@ -119,3 +136,8 @@ def test_two_scorers_share_the_load_and_one_can_die(builtin_tag: str) -> None:
             time.sleep(0.02)
         assert server.get("/readyz").status_code == httpx.codes.OK
         assert server.post(query="q", documents=["d"]).status_code == httpx.codes.OK
+
+        # Nobody would start a dead one again, or pass a signal on.
+        workers = server.workers("Reranker") + server.workers("Scorer") + server.workers("Scorer2")
+        server.process.kill()
+        assert psutil.wait_procs(workers, timeout=10)[1] == []

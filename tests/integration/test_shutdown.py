@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import psutil
 
 from servers import Server
 from texts import Texts
@@ -89,31 +88,3 @@ def test_a_server_that_was_idle_serves_whoever_comes_while_it_drains(builtin_tag
         assert [each.status for each in seen] == [200] * 8
         assert server.wait_exit(20) == 0
         assert not any(worker.is_running() for worker in workers)
-
-
-def test_the_workers_end_when_their_parent_is_killed(builtin_tag: str) -> None:
-    """Nobody would start a dead one again, or pass a signal on."""
-    assert builtin_tag
-    with Server(Path(os.environ["BENTOML_HOME"])) as server:
-        workers = server.workers("Scorer") + server.workers("Reranker")
-        server.process.kill()
-        gone, alive = psutil.wait_procs(workers, timeout=10)
-        assert (len(gone), alive) == (2, [])
-
-
-def test_a_hung_scorer_does_not_keep_the_server_from_ending(builtin_tag: str) -> None:
-    """Who waits for it is told by the end of the bound, and the processes are gone soon after."""
-    assert builtin_tag
-    with Server(Path(os.environ["BENTOML_HOME"]), RERANKER_SHUTDOWN_SECONDS=6) as server:
-        seen: list[Seen] = []
-        [scorer] = server.workers("Scorer")
-        scorer.suspend()
-        waiting = threading.Thread(target=ask, args=(server, seen, "q", ["d"]))
-        waiting.start()
-        while not server.get("/health").json()["requests"]["active"]:
-            time.sleep(0.02)
-        server.process.send_signal(signal.SIGTERM)
-        assert server.wait_exit(9) == 0
-        waiting.join(5)
-        assert [(each.status, each.code) for each in seen] == [(503, "shutting_down")]
-        assert not scorer.is_running()
