@@ -141,21 +141,20 @@ class Pipeline:
 
     def pairs_of(self, query: RerankQuery) -> int:
         """Count a query's pairs, those of long documents by their windows, which are estimated: rather too many than too few."""
-        if not query.max_chunks:
-            return len(query.documents)
         # As if each character was a token.
-        return sum(min(query.max_chunks, 1 + len(document.text) // self._max_length) for document in query.documents)
+        return self._windows_of(query, [document.text for document in query.documents], characters_per_token=1)
 
-    def _windows_of(self, work: _Work, places: Sequence[int]) -> int:
-        """Count what is to be computed, in windows where documents are cut into such: about as many as there will be."""
-        if not work.query.max_chunks:
-            return len(places)
-        tokens = (len(work.distinct[place]) // _CHARACTERS_PER_TOKEN for place in places)
-        return sum(min(work.query.max_chunks, 1 + count // self._max_length) for count in tokens)
+    def _windows_of(self, query: RerankQuery, texts: Sequence[str], *, characters_per_token: int) -> int:
+        """Count a query's texts, in windows where they are cut into such."""
+        if not query.max_chunks:
+            return len(texts)
+        tokens = (len(text) // characters_per_token for text in texts)
+        return sum(min(query.max_chunks, 1 + count // self._max_length) for count in tokens)
 
     async def _compute(self, work: _Work, places: Sequence[int], progress: Progress) -> None:
         """Tokenise, queue and score pairs, and tell of each call that goes out."""
-        expected = self._windows_of(work, places)
+        texts = [work.distinct[place] for place in places]
+        expected = self._windows_of(work.query, texts, characters_per_token=_CHARACTERS_PER_TOKEN)
         with self._admission.place_for(expected, work.place):
             start = time.monotonic()
             pairs = await self._tokenize(work, places)

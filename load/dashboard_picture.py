@@ -6,9 +6,7 @@ Takes about four minutes. Without Grafana: titles, queries, legends and units ar
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests"), str(REPOSITORY / "load")]
 
 import dashboard  # noqa: E402  the path must be set first
+import saving  # noqa: E402
 from mixed_traffic import MixedTraffic, clients  # noqa: E402
 from plots import save  # noqa: E402
 from prometheus_server import PrometheusServer  # noqa: E402
@@ -137,8 +136,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=REPOSITORY / "docs" / "dashboard.png")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="reranker-dashboard-") as folder:
-        saving = [sys.executable, "-m", "model_store_scripts.save_model", "--model", "builtin", "--quantization", "auto"]
-        subprocess.run(saving, cwd=REPOSITORY, env=os.environ | {"BENTOML_HOME": folder}, check=True)
+        saving.save(Path(folder))
         draw(options.picture, *run(Path(folder), options.phase_seconds))
     print(options.picture)
 
