@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass(slots=True)
@@ -17,3 +17,8 @@ class Tally:
     forwards: int = 0
     memory_retries: int = 0
     forward_seconds: float = 0.0
+
+    def add(self, other: Tally) -> None:
+        """Count what another one has, too."""
+        for counted in fields(self):
+            setattr(self, counted.name, getattr(self, counted.name) + getattr(other, counted.name))

@@ -17,6 +17,7 @@ from loops import TIMEOUT_SECONDS
 from texts import Texts
 
 _QUERIES = 200
+_ASKED_TWICE = 0.25  # of the new requests: at once by the next client, too
 _LONG_WORDS = 600  # over the built-in model's window of 256 tokens
 _ROUTES = ("/rerank", "/v1/rerank", "/v2/rerank")
 
@@ -24,7 +25,8 @@ _ROUTES = ("/rerank", "/v1/rerank", "/v2/rerank")
 class MixedTraffic:
     """A seeded stream of requests; safe between threads.
 
-    documents: of a request · new: share of the requests that nobody has asked yet · mistakes: share that is refused with 400.
+    documents: of a request · new: share of the requests that nobody has asked yet, but for one in four of them that two clients ask at
+    once · mistakes: share that is refused with 400.
     """
 
     def __init__(self, seed: int, *, documents: int, new: float = 0.2, mistakes: float = 0.02) -> None:
@@ -34,6 +36,7 @@ class MixedTraffic:
         self._new, self._mistakes = new, mistakes
         self._popular = [self._body() for _ in range(_QUERIES)]
         self._weights = [1 / rank for rank in range(1, _QUERIES + 1)]
+        self._again: bytes | None = None
         self._lock = threading.Lock()
 
     def take(self) -> tuple[str, bytes]:
@@ -42,8 +45,13 @@ class MixedTraffic:
             path, kind = self._random.choice(_ROUTES), self._random.random()
             if kind < self._mistakes:
                 return path, b'{"query": "no documents", "documents": []}'
+            if self._again:
+                body, self._again = self._again, None
+                return path, body
             if kind < self._mistakes + self._new:
-                return path, self._body()
+                body = self._body()
+                self._again = body if self._random.random() < _ASKED_TWICE else None
+                return path, body
             return path, self._random.choices(self._popular, self._weights)[0]
 
     def _body(self) -> bytes:

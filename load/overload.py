@@ -336,8 +336,8 @@ def main() -> int:
 
 
 PHASES: dict[str, tuple[Callable[[Server, Result, argparse.Namespace], Awaitable[None]], dict[str, object]]] = {
-    # A cache that is full before memory is looked at.
-    "overload": (overload, {"RERANKER_QUEUE_TIMEOUT": QUEUE_TIMEOUT_SECONDS, "RERANKER_CACHE_ENTRIES": 1000}),
+    # A cache that is full before the overload begins, and keeps the known requests.
+    "overload": (overload, {"RERANKER_QUEUE_TIMEOUT": QUEUE_TIMEOUT_SECONDS, "RERANKER_CACHE_ENTRIES": 4000}),
     "fairness": (fairness, {}),
     "leaving": (leaving, {}),
 }

@@ -38,8 +38,10 @@ def plan(lengths: Sequence[int], *, max_tokens: int, overhead_tokens: int) -> li
     return batches
 
 
-def plan_packed(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:
+def plan_packed(lengths: Sequence[int], *, max_tokens: int, least: int = 1) -> list[list[int]]:
     """Split sequences that need no padding into micro-batches of like size, each of max_tokens at most, if a sequence is not longer itself.
+
+    least: how many there shall be, if there are as many sequences.
 
     Returns lists of indexes into `lengths`, each index once, the longest sequences first.
     """
@@ -47,7 +49,7 @@ def plan_packed(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:
         return []
     sizes = np.asarray(lengths, dtype=np.int64)
     order = np.argsort(-sizes, kind="stable")
-    wanted = -(-int(sizes.sum()) // max_tokens)
+    wanted = max(least, -(-int(sizes.sum()) // max_tokens))
     share = -(-int(sizes.sum()) // wanted)
     batches: list[list[int]] = [[]]
     filled = 0

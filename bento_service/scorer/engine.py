@@ -16,6 +16,7 @@ from bento_service.errors import DeviceLost
 from bento_service.pairs import Outcome, PairScore, TokenPair
 from bento_service.scorer.batching import plan, plan_packed
 from bento_service.scorer.encoders import Encoder
+from bento_service.scorer.lanes import Lanes
 from bento_service.scorer.row import Row
 from bento_service.tally import Tally
 
@@ -30,14 +31,17 @@ BATCHES_TO_GROW = 200
 _BATCH_SECONDS = 0.25
 _MEMORY_SIGNS = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 _LEAST_LEARNT_PAIRS = 8
+# So that a lane that loses its core for a while leaves work to the others, and each pass is worth its start (ADR 12).
+_PARTS_PER_LANE = 2
+_LEAST_PART_TOKENS = 256
 _DECAY = 0.9  # of the past in the measured speed, per batch
 
 
 class ScoringEngine:
     """Scores batches on one device, one at a time.
 
-    fingerprint: of the model, 32 bytes, sent with each answer · max_batch_tokens: of one forward pass, padding included ·
-    micro_batch: whether pairs of different requests may share one.
+    fingerprint: of the model, 32 bytes, sent with each answer · max_batch_tokens: of the forward passes that run at once, padding included ·
+    micro_batch: whether pairs of different requests may share one · lanes: for packed passes side by side, None for one after the other.
     """
 
     def __init__(
@@ -48,12 +52,14 @@ class ScoringEngine:
         fingerprint: bytes = bytes(32),
         max_batch_tokens: int | None = None,
         micro_batch: bool = True,
+        lanes: Lanes | None = None,
     ) -> None:
         self._fingerprint = fingerprint
         self._encoder = encoder
         self._device = device
         self._overhead_tokens = OVERHEAD_TOKENS[device.type]
         self._micro_batch = micro_batch
+        self._lanes = lanes
         self._asked_batch_tokens = max_batch_tokens or MAX_BATCH_TOKENS[device.type]
         self.max_batch_tokens = self._asked_batch_tokens
         self._good_batches = 0
@@ -115,11 +121,9 @@ class ScoringEngine:
             rows, needs = self._encoder.rows(pairs)
             places: list[int] = []
             parts: list[torch.Tensor] = []
-            lengths = [len(row.ids) for row in rows]
-            for batch in self._plan(lengths):
-                for done, output in self._forward(batch, rows, tally):
-                    places += done
-                    parts.append(output)
+            for done, output in self._passes(rows, tally):
+                places += done
+                parts.append(output)
             width = next((part.shape[1] for part in parts if part.shape[1]), 1)
             parts = [part if part.shape[1] else torch.full((len(part), width), torch.nan, device=self._device) for part in parts]
             outputs = torch.cat(parts)[torch.tensor(np.argsort(places), device=self._device)]
@@ -136,6 +140,31 @@ class ScoringEngine:
             self.score(blobs)
         self._work = (0.0, 0.0)
         self.score(blobs)
+
+    def _passes(self, rows: Sequence[Row], tally: Tally) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Run forward passes over all rows, side by side where that is faster: places, and their outputs."""
+        lengths = [len(row.ids) for row in rows]
+        lanes, parts = self._lanes, self._parts(lengths)
+        if lanes is None or parts == 1:
+            for batch in self._plan(lengths):
+                yield from self._forward(batch, rows, tally)
+            return
+
+        def run(batch: list[int]) -> tuple[list[tuple[list[int], torch.Tensor]], Tally]:
+            own = Tally()
+            with torch.inference_mode():  # which is each thread's own
+                return list(self._forward(batch, rows, own)), own
+
+        for done, own in lanes.run(run, plan_packed(lengths, max_tokens=self.max_batch_tokens // lanes.count, least=parts)):
+            tally.add(own)
+            yield from done
+
+    def _parts(self, lengths: Sequence[int]) -> int:
+        """In how many parts rows are worth being computed side by side; 1 if they are not."""
+        if self._lanes is None or not self._encoder.packs or len(lengths) < self._lanes.count:
+            return 1
+        each = min(_PARTS_PER_LANE, sum(lengths) // (self._lanes.count * _LEAST_PART_TOKENS))
+        return self._lanes.count * each or 1
 
     def _plan(self, lengths: Sequence[int]) -> list[list[int]]:
         if self._encoder.packs:

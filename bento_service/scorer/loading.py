@@ -16,6 +16,7 @@ from bento_service.model_info import TOKENIZER_FILE, Activation, ModelInfo
 from bento_service.ranking import activate
 from bento_service.scorer.device import Precision, choose_device, choose_precision
 from bento_service.scorer.engine import ScoringEngine
+from bento_service.scorer.lanes import Lanes
 from bento_service.scorer.weights import load_encoder
 from bento_service.settings import Settings
 from bento_service.tokenizer import Cut, PairTokenizer
@@ -51,8 +52,10 @@ def load_scorer(folder: Path, info: ModelInfo, settings: Settings, *, index: int
         )
     if precision.fell_back:
         logger.warning("%s", precision.reason)
+    lanes = None
     if device.type == "cpu":
         torch.set_num_threads(settings.torch_threads or max(1, torch.get_num_threads() // siblings))
+        lanes = Lanes(torch.get_num_threads()) if torch.get_num_threads() > 1 else None
     encoder = load_encoder(folder, info, precision=precision, device=device)
     max_length = info.length_in_use(settings.max_length)
     runs = f"{'packed' if encoder.packs else 'padded'} {precision.kernel} {precision.dtype}"
@@ -63,6 +66,7 @@ def load_scorer(folder: Path, info: ModelInfo, settings: Settings, *, index: int
         fingerprint=bytes.fromhex(fingerprint),
         max_batch_tokens=settings.max_batch_tokens,
         micro_batch=settings.micro_batch_enabled,
+        lanes=lanes,
     )
     check_golden(engine, folder, info, precision)
     engine.warm_up(max_length)

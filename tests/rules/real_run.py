@@ -40,6 +40,7 @@ def real_run(home: Path) -> Iterator[PrometheusServer]:
             prometheus.wait_for('rate(reranker_cache_hits_total{tier="redis"}[5s]) > 0')
             prometheus.wait_for('rate(reranker_cache_evictions_total{reason="full"}[5s]) > 0')
             prometheus.wait_for('rate(reranker_rejections_total{code="documents_empty"}[5s]) > 0')
+            prometheus.wait_for("rate(reranker_shared_pairs_total[5s]) > 0")
             redis.pause()
             prometheus.wait_for("rate(reranker_redis_errors_total[5s]) > 0")
             prometheus.wait_for(FIRING.format("RerankerRedisAway"))
