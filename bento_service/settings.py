@@ -36,14 +36,14 @@ REFUSED: Mapping[str, str] = {
 # OpenMP's threads spin for a fraction of a millisecond before they sleep, unless the operator says otherwise: as fast as
 # libgomp's milliseconds where the cores are free, and more than twice as fast where they are not (ADR 4).
 # And oneDNN remembers a kernel for each shape it has seen, 1,024 of them in two places: packed batches are hardly ever of one shape, and
-# a Scorer of 0.6 GB grew to 1.7 GB within 6,000 pairs; 128 hold what the layers of two passes share (ADR 12).
+# a Scorer of 0.6 GB grew to 1.7 GB within 6,000 pairs; with 32 it stays below 0.8 GB, at the same speed (ADR 12).
 # And glibc's allocator keeps what a forward pass frees instead of asking the system for it anew: padded models gain up to 60 % (ADR 10).
 _SCORER_ENVIRONMENT: Mapping[str, str] = {
     "GOMP_SPINCOUNT": "10000",
-    "LRU_CACHE_CAPACITY": "128",
+    "LRU_CACHE_CAPACITY": "32",
     "MALLOC_MMAP_THRESHOLD_": "33554432",
     "MALLOC_TRIM_THRESHOLD_": "134217728",
-    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
 }
 
 
