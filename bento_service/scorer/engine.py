@@ -153,9 +153,10 @@ class ScoringEngine:
         def run(batch: list[int]) -> tuple[list[tuple[list[int], torch.Tensor]], Tally]:
             own = Tally()
             with torch.inference_mode():  # which is each thread's own
-                return list(self._forward(batch, rows, own)), own
+                return list(self._forward(batch, rows, own, at_once=lanes.count)), own
 
-        for done, own in lanes.run(run, plan_packed(lengths, max_tokens=self.max_batch_tokens // lanes.count, least=parts)):
+        share = max(1, self.max_batch_tokens // lanes.count)
+        for done, own in lanes.run(run, plan_packed(lengths, max_tokens=share, least=parts)):
             tally.add(own)
             yield from done
 
@@ -184,8 +185,13 @@ class ScoringEngine:
             groups.setdefault(pair.request, []).append(place)
         return list(groups.values())
 
-    def _forward(self, batch: list[int], rows: Sequence[Row], tally: Tally) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """One forward pass, or several smaller ones where it fails; a zero-width output marks a row that failed alone."""
+    def _forward(
+        self, batch: list[int], rows: Sequence[Row], tally: Tally, *, at_once: int = 1
+    ) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """One forward pass, or several smaller ones where it fails; a zero-width output marks a row that failed alone.
+
+        at_once: how many such passes share the memory.
+        """
         chosen = [rows[place] for place in batch]
         tokens = self._tokens(chosen)
         try:
@@ -212,10 +218,10 @@ class ScoringEngine:
             return
         if memory:
             longest = max(len(row.ids) for row in chosen)
-            self.max_batch_tokens = max(longest, min(self.max_batch_tokens, tokens) // 2)
+            self.max_batch_tokens = min(self.max_batch_tokens, max(longest, tokens * at_once // 2))
         half = len(batch) // 2
-        yield from self._forward(batch[:half], rows, tally)
-        yield from self._forward(batch[half:], rows, tally)
+        yield from self._forward(batch[:half], rows, tally, at_once=at_once)
+        yield from self._forward(batch[half:], rows, tally, at_once=at_once)
 
     def _grow_again(self, tally: Tally) -> None:
         """Double a budget that memory once halved, after a while without trouble: the cause may have passed."""

@@ -27,9 +27,10 @@ class PackedEncoder:
     packs = True
     weight_bytes = 0
 
-    def __init__(self, *, meet: int = 0) -> None:
+    def __init__(self, *, meet: int = 0, fits: int = 10_000) -> None:
         self.passes: list[tuple[str, int]] = []
         self._meeting = threading.Barrier(meet) if meet else None
+        self._fits = fits
 
     def rows(self, pairs: Sequence[TokenPair]) -> tuple[list[Row], npt.NDArray[np.int64]]:
         """Every pair is a row."""
@@ -40,6 +41,8 @@ class PackedEncoder:
         self.passes.append((threading.current_thread().name, sum(len(row.ids) for row in rows)))
         if self._meeting:
             self._meeting.wait(10)
+        if sum(len(row.ids) for row in rows) > self._fits:
+            raise MemoryError
         if any(row.ids[0] == POISON for row in rows):
             raise ValueError("poison")
         assert torch.is_inference_mode_enabled()
@@ -112,6 +115,21 @@ def test_a_pair_that_fails_fails_alone(lanes: Lanes) -> None:
     scores = ScoringEngine(PackedEncoder(), device=CPU, lanes=lanes).raw_scores(_pairs([100] * 20, poisoned=[3, 17]))
     assert np.flatnonzero(np.isnan(scores)).tolist() == [3, 17]
     assert np.delete(scores, [3, 17]).tolist() == [place for place in range(20) if place not in {3, 17}]
+
+
+def test_memory_that_runs_out_in_both_lanes_halves_the_budget_once(lanes: Lanes) -> None:
+    """Each lane had half of it: 500 tokens at a time, and now 250."""
+    encoder = PackedEncoder(fits=400)
+    engine = ScoringEngine(encoder, device=CPU, lanes=lanes)
+    assert not np.isnan(engine.raw_scores(_pairs([100] * 20))).any()
+    assert engine.max_batch_tokens == 500
+
+
+def test_a_budget_of_one_token_is_kept_to(lanes: Lanes) -> None:
+    """Each sequence then is a pass of its own."""
+    encoder = PackedEncoder()
+    ScoringEngine(encoder, device=CPU, lanes=lanes, max_batch_tokens=1).raw_scores(_pairs([100] * 8))
+    assert [count for _, count in encoder.passes] == [100] * 8
 
 
 def test_without_lanes_one_pass_does(lanes: Lanes) -> None:
