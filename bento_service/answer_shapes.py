@@ -277,7 +277,7 @@ INFO = _record(
         "model_dtype": _field("string", "The type it computes in."),
         "model_type": {"type": "object", "description": "That it is a reranker."},
         "max_input_length": _field("integer", "Its window in use, tokens."),
-        "max_batch_tokens": _or_null("integer", "Tokens of one forward pass, if set."),
+        "max_batch_tokens": _or_null("integer", "Tokens of the forward passes that a model worker runs at once, if set."),
         "max_client_batch_size": _field("integer", "Documents in one request."),
         "auto_truncate": _field("boolean", "Always true."),
         "tokenization_workers": _field("integer", "Tokenising threads of one entry worker."),

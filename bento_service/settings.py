@@ -36,7 +36,7 @@ REFUSED: Mapping[str, str] = {
 # OpenMP's threads spin for a fraction of a millisecond before they sleep, unless the operator says otherwise: as fast as
 # libgomp's milliseconds where the cores are free, and more than twice as fast where they are not (ADR 4).
 # And oneDNN remembers a kernel for each shape it has seen, 1,024 of them in two places: packed batches are hardly ever of one shape, and
-# a Scorer of 0.6 GB grew to 1.7 GB within 6,000 pairs; with 32 it stays below 0.8 GB, at the same speed (ADR 12).
+# a Scorer of 0.6 GB grew to 1.7 GB within 6,000 pairs; with 32 it stays below 0.8 GB on 2 threads, at the same speed (ADR 12).
 # And glibc's allocator keeps what a forward pass frees instead of asking the system for it anew: padded models gain up to 60 % (ADR 10).
 _SCORER_ENVIRONMENT: Mapping[str, str] = {
     "GOMP_SPINCOUNT": "10000",
@@ -109,7 +109,7 @@ class Settings(BaseSettings):
         None,
         ge=1,
         validation_alias="RERANKER_TORCH_THREADS",
-        description="CPU threads of one model worker. Default: torch's own choice shared out among the model workers.",
+        description="CPU threads of one model worker, each of which computes a part of a batch. Default: torch's own choice shared out among the model workers.",
     )
     tokenizer_workers: int = Field(
         1,
@@ -134,7 +134,7 @@ class Settings(BaseSettings):
         None,
         ge=64,
         validation_alias="RERANKER_MAX_BATCH_TOKENS",
-        description="Tokens of one forward pass, padding included. Default: 4096 on CPU, 65536 on a GPU; halved by itself when memory runs out.",
+        description="Tokens of the forward passes that a model worker runs at once, padding included. Default: 4096 on CPU, 65536 on a GPU; halved by itself when memory runs out.",
     )
     request_timeout_seconds: float = Field(
         50.0,

@@ -41,7 +41,7 @@ def plan(lengths: Sequence[int], *, max_tokens: int, overhead_tokens: int) -> li
 def plan_packed(lengths: Sequence[int], *, max_tokens: int, least: int = 1) -> list[list[int]]:
     """Split sequences that need no padding into micro-batches of like size, each of max_tokens at most, if a sequence is not longer itself.
 
-    least: how many there shall be, if there are as many sequences.
+    least: into how many they are cut at least; fewer where some are much longer than the others.
 
     Returns lists of indexes into `lengths`, each index once, the longest sequences first.
     """

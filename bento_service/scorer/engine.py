@@ -6,6 +6,7 @@ Nothing here raises because of one pair: a late or failed pair gets an outcome, 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterator, Sequence
 
@@ -62,6 +63,7 @@ class ScoringEngine:
         self._lanes = lanes
         self._asked_batch_tokens = max_batch_tokens or MAX_BATCH_TOKENS[device.type]
         self.max_batch_tokens = self._asked_batch_tokens
+        self._shrinking = threading.Lock()
         self._good_batches = 0
         self._begun: float | None = None
         self._work = (0.0, 0.0)  # pairs and seconds, so that a batch counts by its size
@@ -115,7 +117,7 @@ class ScoringEngine:
         return [score.pack() for score in scores], tally
 
     def raw_scores(self, pairs: Sequence[TokenPair], tally: Tally | None = None) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-        """Score pairs together: float32, shape (n_pairs,), logits or cosines in order; NaN where one pair alone needs too much memory."""
+        """Score pairs together: float32, shape (n_pairs,), logits or cosines in order; NaN where one pair needs too much memory with nothing beside it."""
         tally = Tally() if tally is None else tally
         with torch.inference_mode():
             rows, needs = self._encoder.rows(pairs)
@@ -155,17 +157,24 @@ class ScoringEngine:
             with torch.inference_mode():  # which is each thread's own
                 return list(self._forward(batch, rows, own, at_once=lanes.count)), own
 
-        share = max(1, self.max_batch_tokens // lanes.count)
+        share = self.max_batch_tokens // lanes.count
         for done, own in lanes.run(run, plan_packed(lengths, max_tokens=share, least=parts)):
             tally.add(own)
-            yield from done
+            for places, output in done:
+                if own.memory_retries and not output.shape[1]:
+                    yield from self._forward(places, rows, tally)  # which has all the memory to itself now
+                else:
+                    yield places, output
 
     def _parts(self, lengths: Sequence[int]) -> int:
         """In how many parts rows are worth being computed side by side; 1 if they are not."""
-        if self._lanes is None or not self._encoder.packs or len(lengths) < self._lanes.count:
+        if self._lanes is None or not self._encoder.packs or not lengths:
             return 1
-        each = min(_PARTS_PER_LANE, sum(lengths) // (self._lanes.count * _LEAST_PART_TOKENS))
-        return self._lanes.count * each or 1
+        count, tokens, longest = self._lanes.count, sum(lengths), max(lengths)
+        # One lane would be waited for, or all of them together would take more memory than they may.
+        if count * longest > tokens or count * max(_LEAST_PART_TOKENS, longest) > self.max_batch_tokens:
+            return 1
+        return count * min(_PARTS_PER_LANE, tokens // (count * _LEAST_PART_TOKENS)) or 1
 
     def _plan(self, lengths: Sequence[int]) -> list[list[int]]:
         if self._encoder.packs:
@@ -218,7 +227,8 @@ class ScoringEngine:
             return
         if memory:
             longest = max(len(row.ids) for row in chosen)
-            self.max_batch_tokens = min(self.max_batch_tokens, max(longest, tokens * at_once // 2))
+            with self._shrinking:
+                self.max_batch_tokens = min(self.max_batch_tokens, max(longest, tokens * at_once // 2))
         half = len(batch) // 2
         yield from self._forward(batch[:half], rows, tally, at_once=at_once)
         yield from self._forward(batch[half:], rows, tally, at_once=at_once)

@@ -29,6 +29,7 @@ from bento_service.quota import Quota
 from bento_service.routes import EXPOSED_HEADERS, Routes, make_app, native_or_tei
 from bento_service.scorer_link import ScorerClient, ScorerLink
 from bento_service.service.bento_io import RerankInput, RerankOutput
+from bento_service.service.http_server import read_by_h11
 from bento_service.service.premises import check_disk, check_port
 from bento_service.service.scorer import RemoteScorer, scorer_service
 from bento_service.service.shutdown import bound_shutdown, drain_on_signals
@@ -51,6 +52,7 @@ from bento_service.service.tracing import SparingService, stage_spans
 from bento_service.service.workers import ENTRY, Headcount, Workers
 
 check_port()
+read_by_h11()
 
 _POLL_SECONDS = 0.02
 _WORKERS = Workers()

@@ -48,7 +48,8 @@ def scorer_service(index: int) -> Any:
                 # Imported here: the entry service imports this file too, and holds no torch.
                 loading = importlib.import_module("bento_service.scorer.loading")
                 # One thread does all of torch's work, loading included: with a second one that has called into OpenMP, libgomp
-                # counts more threads than cores and lets none of them spin any more, a quarter of the speed (ADR 4); lanes compute alone and so do not count.
+                # counts more threads than cores and lets none of them spin any more, a quarter of the speed (ADR 4).
+                # Lanes compute alone, so they do not count.
                 self._torch_thread = ThreadPoolExecutor(1, thread_name_prefix="torch")
                 load = partial(loading.load_scorer, Path(self.model.path), INFO, SETTINGS, index=index, siblings=SCORER_COUNT)
                 self._loaded = self._torch_thread.submit(load).result()

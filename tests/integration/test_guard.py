@@ -272,6 +272,36 @@ def test_a_half_sent_body_is_answered_and_cut_off(server: Guarded, headers: dict
     assert b"body_timeout" in answer
 
 
+def test_a_post_that_offers_another_protocol_is_answered_once(server: Guarded) -> None:
+    """As Java's HttpClient does; its body is no request of its own, whatever it says and whenever it comes."""
+    body = json.dumps({"query": "DELETE / HTTP/1.1", "documents": ["b"]}).encode()
+    offer = head(
+        connection="Upgrade, HTTP2-Settings, close",
+        upgrade="h2c",
+        http2_settings="AAMAAABkAARAAAAAAAIAAAAA",
+        content_length=str(len(body)),
+    )
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(offer)
+        time.sleep(0.2)
+        connection.sendall(body)
+        answer = received(connection)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert b'"results"' in answer
+
+
+@pytest.mark.parametrize("begin", [b"POST /", head()[:-2] + b"x-long: "], ids=["path", "header"])
+def test_a_head_without_end_is_refused(server: Guarded, begin: bytes) -> None:
+    """Before it takes more memory than one head may."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(begin + b"a" * 1_000_000)
+        answer = received(connection)
+    assert answer.startswith(b"HTTP/1.1 400") or not answer  # closed while there was more to come
+    assert server.ask().status_code == 200
+
+
 def test_a_body_that_trickles_is_cut_off_at_the_same_time(server: Guarded) -> None:
     """A byte now and then does not start the clock anew."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=0.05) as connection:

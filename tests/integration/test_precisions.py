@@ -20,8 +20,10 @@ from bento_service.errors import ModelError
 from bento_service.model_info import QUANTISED_FILE, ModelInfo
 from bento_service.scorer import device as device_room
 from bento_service.scorer.engine import ScoringEngine
+from bento_service.scorer.lanes import Lanes
 from bento_service.scorer.loading import GOLDEN_TOLERANCE, LoadedScorer, load_scorer
 from bento_service.settings import Quantization, Settings
+from bento_service.tally import Tally
 from model_store_scripts.precision import kendall_tau
 from model_store_scripts.save_model import save_fastest
 from model_store_scripts.verify_model import verify_model
@@ -84,15 +86,22 @@ def test_a_quantised_entry_holds_no_full_layer(quantization: Quantization) -> No
 
 
 def test_a_pair_in_int8_does_not_depend_on_its_batch() -> None:
-    """Nor on its order."""
+    """Nor on its order, nor on what is computed beside it."""
     model = serve("builtin", quantization="int8")
-    tokens = model.tokens(PAIRS)
+    tokens = model.tokens([(query, " ".join([document] * 4)) for query, document in PAIRS])
     together = raw_scores(model.engine, tokens)
     alone = np.concatenate([raw_scores(model.engine, [pair]) for pair in tokens])
     turned = raw_scores(model.engine, tokens[::-1])[::-1]
     # The layers are multiplied in uint8 and int32; what stands between them is bf16, whose products some processors round by their shape.
     assert float(np.abs(together - alone).max()) < 1e-3
     assert float(np.abs(together - turned).max()) < 1e-3
+    lanes, tally = Lanes(2), Tally()
+    try:
+        aside = ScoringEngine(model.engine._encoder, device=CPU, lanes=lanes).raw_scores(tokens, tally)
+    finally:
+        lanes.close()
+    assert tally.forwards >= 2
+    assert float(np.abs(aside - alone).max()) < 1e-3
 
 
 @pytest.mark.parametrize("architecture", ["roberta", "deberta-v2", "modernbert"])

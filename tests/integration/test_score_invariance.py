@@ -12,6 +12,7 @@ import torch
 from bento_service.pairs import Outcome, PairScore, TokenPair
 from bento_service.scorer.device import multiplies_bf16
 from bento_service.scorer.engine import ScoringEngine
+from bento_service.scorer.lanes import Lanes
 from bento_service.tally import Tally
 from small_models import DOCUMENTS, QUERIES, ServedModel, make_cross_encoder, raw_scores, serve
 
@@ -30,9 +31,13 @@ class Subject:
         self.tokens = model.tokens(SOME_PAIRS)
         self.alone = np.concatenate([raw_scores(model.engine, [pair]) for pair in self.tokens])
 
-    def engine(self, *, max_batch_tokens: int | None = None, micro_batch: bool = True) -> ScoringEngine:
+    def engine(
+        self, *, max_batch_tokens: int | None = None, micro_batch: bool = True, lanes: Lanes | None = None
+    ) -> ScoringEngine:
         """Build another engine around the same weights."""
-        return ScoringEngine(self.model.engine._encoder, device=CPU, max_batch_tokens=max_batch_tokens, micro_batch=micro_batch)
+        return ScoringEngine(
+            self.model.engine._encoder, device=CPU, max_batch_tokens=max_batch_tokens, micro_batch=micro_batch, lanes=lanes
+        )
 
 
 @pytest.fixture(scope="module", params=["builtin", "bert"])
@@ -91,6 +96,18 @@ def test_a_request_split_into_calls_is_as_alone(subject: Subject, seed: int) -> 
 def test_tiny_forward_passes_are_as_alone(subject: Subject, max_batch_tokens: int) -> None:
     """However few tokens a forward pass may have, down to one row each."""
     assert_same(raw_scores(subject.engine(max_batch_tokens=max_batch_tokens), subject.tokens), subject.alone)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_side_by_side_is_as_alone(subject: Subject, count: int) -> None:
+    """In parts on threads of their own, however many."""
+    lanes, tally = Lanes(count), Tally()
+    try:
+        scores = subject.engine(lanes=lanes).raw_scores(subject.tokens * 2, tally)
+    finally:
+        lanes.close()
+    assert tally.forwards >= count
+    assert_same(scores, np.tile(subject.alone, 2))
 
 
 @pytest.mark.parametrize("micro_batch", [True, False])
