@@ -38,9 +38,11 @@ REFUSED: Mapping[str, str] = {
 # And oneDNN remembers a kernel for each shape it has seen, 1,024 of them in two places: packed batches are hardly ever of one shape, and
 # a Scorer of 0.6 GB grew to 1.7 GB within 6,000 pairs; with 32 it stays below 0.8 GB on 2 threads, at the same speed (ADR 12).
 # And glibc's allocator keeps what a forward pass frees instead of asking the system for it anew: padded models gain up to 60 % (ADR 10).
+# In one arena for all threads: each lane's own would hold what another could use (740 MB, 720 with one, at the same speed).
 _SCORER_ENVIRONMENT: Mapping[str, str] = {
     "GOMP_SPINCOUNT": "10000",
     "LRU_CACHE_CAPACITY": "32",
+    "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "33554432",
     "MALLOC_TRIM_THRESHOLD_": "134217728",
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
