@@ -78,7 +78,7 @@ def test_a_hung_scorer_is_noticed(builtin_tag: str) -> None:
     """
     assert builtin_tag
     home = Path(os.environ["BENTOML_HOME"])
-    with Server(home, RERANKER_SCORER_SILENCE_SECONDS=2, RERANKER_LIVENESS_SECONDS=3, RERANKER_SHUTDOWN_SECONDS=6) as server:
+    with Server(home, RERANKER_SCORER_SILENCE_SECONDS=4, RERANKER_LIVENESS_SECONDS=5, RERANKER_SHUTDOWN_SECONDS=5) as server:
         [scorer] = server.workers("Scorer")
         scorer.suspend()
         try:
@@ -104,7 +104,10 @@ def test_a_hung_scorer_is_noticed(builtin_tag: str) -> None:
         server.process.send_signal(signal.SIGTERM)
         assert server.wait_exit(9) == 0
         waiting.join(5)
-        assert [answer.status_code for answer in answers] == [httpx.codes.SERVICE_UNAVAILABLE]
+        # By the end of the bound, before the silence would be noticed.
+        assert [(answer.status_code, answer.json()["error"]["code"]) for answer in answers] == [
+            (httpx.codes.SERVICE_UNAVAILABLE, "shutting_down")
+        ]
         assert answers[0].headers["retry-after"]
         assert not scorer.is_running()
 
