@@ -38,7 +38,7 @@ class Bounds:
     target_seconds: float | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Place:
     """What one request holds of the queue, for all of its queries together.
 
@@ -260,15 +260,15 @@ class Admission:
             rest = [number for number in rest if wanted(number)]
             chunk, rest = rest[: turn.size], rest[turn.size :]
             if len(chunk) < turn.size:
-                self._turns.give_back(turn.link, turn.size - len(chunk))
+                self._turns.give_back(turn, turn.size - len(chunk))
             if not chunk:
                 return
-            calls.append(self._call(turn.link, [blobs[number] for number in chunk]))
+            calls.append(self._call(turn, [blobs[number] for number in chunk]))
             on_call(chunk, calls[-1])
             _raise_first_failure(calls)
             if not rest:
                 return
-            turn = await self._turns.take(min(len(rest), self._turns.call_pairs))
+            turn = await self._turns.take(min(len(rest), self._turns.call_pairs), request=turn.request)
 
     async def _first_turn(self, size: int, place: Place) -> CallTurn:
         """Wait for a slot, which its place keeps, and a turn. Raises QueueTimeout."""
@@ -279,7 +279,7 @@ class Admission:
                         if not place.slot:
                             await self._slots.acquire()
                             place.slot = True
-                turn = await self._turns.take(size, first=not place.begun)
+                turn = await self._turns.take(size, request=place, first=not place.begun)
                 place.begun = True
                 return turn
         except TimeoutError:
@@ -295,15 +295,16 @@ class Admission:
             place.slot = False
             self._slots.release()
 
-    def _call(self, link: ScorerLink, chunk: Sequence[bytes]) -> asyncio.Task[list[PairScore]]:
-        self._metrics.scorer_calls.labels(str(self._links.index(link))).inc()
+    def _call(self, turn: CallTurn, chunk: Sequence[bytes]) -> asyncio.Task[list[PairScore]]:
+        self._metrics.scorer_calls.labels(str(self._links.index(turn.link))).inc()
         self._metrics.sent_pairs.inc(len(chunk))
-        call = asyncio.create_task(link.score(list(chunk)))
+        call = asyncio.create_task(turn.link.score(list(chunk)))
         self._calls.add(call)  # the loop itself keeps only weak references
 
         def ended(done: asyncio.Task[list[PairScore]]) -> None:
             self._calls.discard(done)
-            self._turns.give_back(link, len(chunk), scored=not done.cancelled() and not done.exception())
+            scores = [] if done.cancelled() or done.exception() else done.result()
+            self._turns.give_back(turn, len(chunk), begun=max((score.begun for score in scores), default=0.0))
 
         call.add_done_callback(ended)
         return call

@@ -40,7 +40,8 @@ class FakeLink:
     async def answer(self, outcome: Outcome = Outcome.SCORED) -> list[int]:
         """End the next call, once it has come, and tell which pairs were in it."""
         numbers, end = await self.calls.get()
-        end.set_result([PairScore(float(number), outcome) for number in numbers])
+        begun = time.monotonic()  # a batch of its own
+        end.set_result([PairScore(float(number), outcome, begun=begun) for number in numbers])
         return numbers
 
 
@@ -71,7 +72,7 @@ def metric_names(kind: type) -> list[str]:
 def assert_idle(admission: Admission, metrics: EntryMetrics) -> None:
     """Everything that was taken has been given back."""
     assert admission.queued_pairs == 0
-    assert set(admission._turns._under_way.values()) == {0}
+    assert admission._turns.under_way_pairs == 0
     assert not admission._turns._queue
     assert (admission._waiting_requests, admission._waiting_first_pairs) == (0, 0)
     assert not admission._calls

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
 
 import numpy as np
 import pytest
 from parts import FakeLink, ask, assert_idle, make_admission, played
 
-from bento_service.call_turns import MAX_CALL_PAIRS
 from bento_service.errors import DeadlinePassed, ScorerFailed
 from bento_service.metrics import EntryMetrics
 from bento_service.pairs import Outcome, PairScore
@@ -21,7 +19,7 @@ async def test_a_request_goes_out_in_calls_of_at_most_32_and_comes_back_in_order
     entry_metrics: EntryMetrics, count: int, sizes: list[int]
 ) -> None:
     """Also when its calls end in another order."""
-    link = FakeLink(batch_pairs=1000)
+    link = FakeLink(batch_pairs=1366)  # of which three quarters are 32 calls of 32
     admission = make_admission(entry_metrics, link)
     asked = ask(admission, count)
     calls = [await link.calls.get() for _ in sizes]
@@ -54,14 +52,14 @@ async def test_what_is_under_way_fills_a_worker_s_share_and_no_more(
 ) -> None:
     """A running and a waiting batch over all workers; but a single call may always go."""
     sizes = np.random.default_rng(batch_pairs).integers(1, 90, size=40).tolist()
-    call_pairs = min(MAX_CALL_PAIRS, batch_pairs)
     link = FakeLink(batch_pairs)
     admission = make_admission(entry_metrics, link, workers=workers)
+    call_pairs = admission._turns.call_pairs
     asked = [ask(admission, size) for size in sizes]
     under_way = []
     for _ in range(sum(-(-size // call_pairs) for size in sizes)):
         await link.answer()
-        under_way.append(admission._turns._under_way[cast("Any", link)])
+        under_way.append(admission._turns.under_way_pairs)
     assert await asyncio.gather(*asked) == [list(range(size)) for size in sizes]
     assert most - call_pairs < max(under_way) <= most
     assert_idle(admission, entry_metrics)

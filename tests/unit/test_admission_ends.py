@@ -52,7 +52,7 @@ async def test_what_waits_of_an_abandoned_request_is_never_sent(
     with pytest.raises(DeadlinePassed if seconds else asyncio.CancelledError):
         await leaving
     assert admission.queued_pairs == 32
-    assert admission._turns._under_way[cast("Any", link)] == 32
+    assert admission._turns._under_way[cast("Any", link)].pairs == 32
     assert link.calls.empty()
     link.calls.put_nowait(call)
     assert (await link.answer())[0] == 0
@@ -84,11 +84,11 @@ async def test_a_turn_that_its_caller_does_not_take_is_given_back(entry_metrics:
     call = await busy.calls.get()
     late.up = True
     admission.wake()
-    assert admission._turns._under_way[cast("Any", late)] == 32
+    assert admission._turns._under_way[cast("Any", late)].pairs == 32
     leaving.cancel()
     with pytest.raises(asyncio.CancelledError):
         await leaving
-    assert admission._turns._under_way[cast("Any", late)] == 0
+    assert admission._turns._under_way[cast("Any", late)].pairs == 0
     busy.calls.put_nowait(call)
     await busy.answer()
     await asked

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from parts import FakeLink, ask, assert_idle, make_admission, played
 
+from bento_service import call_turns
 from bento_service.metrics import EntryMetrics
+from bento_service.pairs import Outcome, PairScore
 
 
 @played
 async def test_a_small_request_finds_room_beside_a_big_one(entry_metrics: EntryMetrics) -> None:
-    """A part of what may be under way is kept from a big request's later calls."""
+    """A part of the waiting batch is kept from a big request's later calls."""
     link = FakeLink(batch_pairs=128)
     admission = make_admission(entry_metrics, link, workers=1)
     big = ask(admission, 1000)
     await asyncio.sleep(0)
-    calls = [await link.calls.get() for _ in range(7)]
-    assert link.calls.empty()  # 224 of the 256 that may be under way
+    calls = [await link.calls.get() for _ in range(4)]
+    assert link.calls.empty()  # one runs, and the others are 96 of the 128 that may wait
     small = ask(admission, 10, 5000)
     numbers, end = await link.calls.get()
     assert numbers == list(range(5000, 5010))
@@ -36,25 +39,93 @@ async def test_a_small_request_finds_room_beside_a_big_one(entry_metrics: EntryM
 async def test_small_requests_do_not_keep_a_big_one_waiting(entry_metrics: EntryMetrics) -> None:
     """Once a call's worth of them has overtaken its next call, that comes first."""
     link = FakeLink(batch_pairs=64)
-    admission = make_admission(entry_metrics, link, workers=1)
+    admission = make_admission(entry_metrics, link, workers=4)  # of whom each has 32 under way
     big = ask(admission, 160)
-    await asyncio.sleep(0)
-    calls = [await link.calls.get() for _ in range(3)]
+    first = await link.calls.get()
     small = [ask(admission, 8, 1000 * number) for number in range(1, 7)]
-    await asyncio.sleep(0)
-    overtakers = [await link.calls.get() for _ in range(4)]
-    assert link.calls.empty()
-    for call in overtakers:
-        link.calls.put_nowait(call)
+    for number in range(1, 5):
+        overtaker = await link.calls.get()
+        assert (overtaker[0][0], link.calls.empty()) == (1000 * number, True)
+        link.calls.put_nowait(overtaker)
         await link.answer()
         await asyncio.sleep(0)
-    assert link.calls.empty()  # there is room for the other two, but it is the big one's turn
-    link.calls.put_nowait(calls[0])
+    await asyncio.wait(small[:4])
+    assert link.calls.empty()  # there is room for another, but it is the big one's turn
+    link.calls.put_nowait(first)
     await link.answer()
-    assert (await link.calls.get())[0] == list(range(96, 128))
+    call = await link.calls.get()
+    assert call[0] == list(range(24, 48))
     for each in (big, *small):
         each.cancel()
-    for call in calls[1:]:
-        link.calls.put_nowait(call)
-        await link.answer()
+    link.calls.put_nowait(call)
+    await link.answer()
     await asyncio.wait([big, *small])
+
+
+@played
+async def test_the_waiting_batch_of_a_big_request_is_filled_when_the_running_one_ends(entry_metrics: EntryMetrics) -> None:
+    """Not with each of its calls, or it would be as much as had been under way in all, and the next one what is left."""
+    link = FakeLink(batch_pairs=128)
+    admission = make_admission(entry_metrics, link, workers=1)
+    big = ask(admission, 1000)
+    first = await link.calls.get()
+    waiting = [await link.calls.get() for _ in range(3)]
+    end_batch([first], 1.0)
+    later = [await link.calls.get() for _ in range(3)]
+    for number, batch in enumerate((waiting, later), start=2):
+        assert link.calls.empty()
+        end_batch(batch, float(number))
+        assert [len((await link.calls.get())[0]) for _ in range(3)] == [32] * 3
+    big.cancel()
+    await asyncio.wait([big])
+
+
+@played
+async def test_in_company_a_big_request_has_one_call_in_a_batch(entry_metrics: EntryMetrics) -> None:
+    """So a small one waits for a short batch and rides in a short one; others' calls fill what the big one leaves."""
+    link = FakeLink(batch_pairs=128)
+    admission = make_admission(entry_metrics, link, workers=1)
+    big = ask(admission, 1000)
+    first, *waiting = [await link.calls.get() for _ in range(4)]
+    small = ask(admission, 10, 5000)
+    waiting.append(await link.calls.get())
+    end_batch([first], 1.0)
+    [call] = [await link.calls.get()]
+    assert link.calls.empty()
+    other = ask(admission, 1000, 10_000)
+    others = await link.calls.get()
+    end_batch(waiting, 2.0)
+    assert await small == list(range(5000, 5010))
+    assert sorted([(await link.calls.get())[0][0], (await link.calls.get())[0][0]]) == [160, 10_032]
+    assert link.calls.empty()
+    assert (call[0][0], others[0][0]) == (128, 10_000)
+    for each in (big, other):
+        each.cancel()
+    await asyncio.wait([big, other])
+
+
+@played
+async def test_a_big_request_has_the_batch_to_itself_again_when_nobody_comes(
+    entry_metrics: EntryMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A while after the last small one."""
+    monkeypatch.setattr(call_turns, "_COMPANY_SECONDS", 0.05)
+    link = FakeLink(batch_pairs=128)
+    admission = make_admission(entry_metrics, link, workers=1)
+    big = ask(admission, 1000)
+    first, *waiting = [await link.calls.get() for _ in range(4)]
+    small = ask(admission, 10, 5000)
+    waiting.append(await link.calls.get())
+    await asyncio.sleep(0.1)
+    end_batch([first], 1.0)
+    assert [len((await link.calls.get())[0]) for _ in range(3)] == [32] * 3
+    end_batch(waiting, 2.0)
+    await small
+    big.cancel()
+    await asyncio.wait([big])
+
+
+def end_batch(calls: list[tuple[list[int], asyncio.Future[list[PairScore]]]], begun: float) -> None:
+    """Answer the calls of one batch."""
+    for numbers, end in calls:
+        end.set_result([PairScore(float(number), Outcome.SCORED, begun=begun) for number in numbers])

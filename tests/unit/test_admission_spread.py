@@ -92,7 +92,7 @@ async def test_a_call_holds_at_least_one_pair(entry_metrics: EntryMetrics, batch
 @played
 async def test_a_slow_scorer_that_is_down_makes_no_calls_small(entry_metrics: EntryMetrics) -> None:
     """Its speed is that of another day."""
-    slow, fast = ReadyLink(batch_pairs=4), ReadyLink(batch_pairs=1000)
+    slow, fast = ReadyLink(batch_pairs=4), ReadyLink(batch_pairs=1366)
     slow.up = False
     assert await ask(make_admission(entry_metrics, slow, fast), 40) == list(range(40))
     assert fast.sizes == [32, 8]
