@@ -38,7 +38,7 @@ class Bounds:
     target_seconds: float | None = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True)
 class Place:
     """What one request holds of the queue, for all of its queries together.
 

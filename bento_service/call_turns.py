@@ -1,6 +1,6 @@
 """Whose call goes to which Scorer next.
 
-Calls take turns in the order they come, and only a running and a waiting Scorer batch are under way, so that what is dropped, late or new
+The oldest call that may go goes, and only a running and a waiting Scorer batch are under way, so that what is dropped, late or new
 is dropped, late or next where it waits, and not in BentoML's queue.
 """
 
@@ -10,8 +10,8 @@ import asyncio
 import math
 import random
 import time
-from collections import Counter, deque
-from collections.abc import Hashable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from bento_service.errors import ScorerDown
@@ -22,16 +22,18 @@ MAX_CALL_PAIRS = 32
 _BATCHES_UNDER_WAY = 2
 # Of a batch, kept for requests of which nothing is under way: they join the waiting one, however big those before them are.
 _KEPT_SHARE = 0.25
-# For so long after one of them came, a big request has one call in a batch: small ones wait for a batch and ride in the next.
+# While a request comes beside others, and for so long after its first call has ended, later calls of each in a batch are one, or as many as take this
+# long: what comes next waits for that batch and rides in the one after it.
 _COMPANY_SECONDS = 1.0
+_COMPANY_BATCH_SECONDS = 0.1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class CallTurn:
     """A call's turn. size: pairs · request: whose it is · first: of its request · given: the Scorer that it may go to."""
 
     size: int
-    request: Hashable
+    request: object
     first: bool
     given: asyncio.Future[ScorerLink]
 
@@ -43,26 +45,37 @@ class CallTurn:
 
 @dataclass(slots=True)
 class _UnderWay:
-    """Pairs that are with a Scorer. waiting: those of its waiting batch, by request · begun: when the latest batch did of which we heard, on its clock."""
+    """Pairs that are with a Scorer. waiting: those of its waiting batch · latest: when the latest batch began of which calls came back, on its clock."""
 
     pairs: int = 0
-    waiting: Counter[Hashable] = field(default_factory=Counter)
-    begun: float = 0.0
+    waiting: dict[CallTurn, int] = field(default_factory=dict)
+    latest: float = 0.0
 
     def add(self, turn: CallTurn) -> None:
-        """Send pairs; an idle Scorer begins with them at once."""
+        """Send pairs; a Scorer that has none of ours begins with them, or nearly so."""
         if self.pairs:
-            self.waiting[turn.request] += turn.size
+            self.waiting[turn] = turn.size
         self.pairs += turn.size
 
     def remove(self, turn: CallTurn, size: int, begun: float) -> None:
-        """Have pairs back. begun: when their batch did, at whose end all that waited began; 0 if they were in none."""
+        """Have pairs back. begun: when their batch did; 0 if they were not sent, or failed."""
         self.pairs -= size
-        if begun > self.begun or not self.pairs:
-            self.begun = max(begun, self.begun)
+        if turn in self.waiting:
+            self.waiting[turn] -= size
+        # At the end of a batch all that waited began; and so it did if nothing else is left.
+        if begun > self.latest or self.pairs == sum(self.waiting.values()):
+            self.latest = max(begun, self.latest)
             self.waiting.clear()
-        elif not begun and turn.request in self.waiting:
-            self.waiting[turn.request] = max(0, self.waiting[turn.request] - size)
+
+    def has_room(self, size: int, batch: float, *, first: bool) -> bool:
+        """Tell whether a call may be sent, too."""
+        if not self.pairs:
+            return True
+        waiting = sum(self.waiting.values())
+        later = size + sum(pairs for turn, pairs in self.waiting.items() if not turn.first)
+        # The waiting batch has its bound to itself, or one that got more would be followed by one that has less, and so on for ever.
+        fits = not waiting or (waiting + size <= batch and (first or later <= batch * (1 - _KEPT_SHARE)))
+        return fits and self.pairs + size <= _BATCHES_UNDER_WAY * batch
 
 
 class CallTurns:
@@ -75,6 +88,8 @@ class CallTurns:
         # Breaks ties, so that sequential requests use every Scorer; a random start, since entry workers do not know of each other.
         self._sent_pairs = {link: random.randrange(MAX_CALL_PAIRS) for link in links}  # noqa: S311  no secret
         self._queue: deque[CallTurn] = deque()
+        # First calls that came while others were under way, until they have ended; and until when they are reckoned with.
+        self._company: set[CallTurn] = set()
         self._company_until = 0.0
         self._overtaken_pairs = 0
         self._pace = Pace()
@@ -102,7 +117,7 @@ class CallTurns:
         Where a big request's share of a batch is more, as many calls of a size as fill it, so that batches are alike.
         """
         slowest = max(1, min((link.batch_pairs for link in self._links if link.up), default=MAX_CALL_PAIRS))
-        share = int(slowest * (1 - _KEPT_SHARE))
+        share = int(slowest / self._entry_workers * (1 - _KEPT_SHARE))
         return min(MAX_CALL_PAIRS, slowest) if share <= MAX_CALL_PAIRS else share // math.ceil(share / MAX_CALL_PAIRS)
 
     @property
@@ -115,19 +130,24 @@ class CallTurns:
         return (turn for turn in self._queue if not turn.given.done())
 
     def has_room(self, size: int) -> bool:
-        """Tell whether a call of so many pairs would have its turn at once."""
-        return not self._queue and self._room_for(size, first=True) is not None
+        """Tell whether a request's first call, of so many pairs, would have its turn at once."""
+        in_company = self._in_company()
+        before = [turn for turn in self.waiting() if not self._has_its_calls(turn, in_company)]
+        if any(turn.first for turn in before) or (before and self._overtaken_pairs + size > MAX_CALL_PAIRS):
+            return False
+        return self._room_for(size) is not None
 
-    async def take(self, size: int, *, request: Hashable, first: bool = False) -> CallTurn:
+    async def take(self, size: int, *, request: object, first: bool = False) -> CallTurn:
         """Wait for a turn; it is to be given back. Raises ScorerDown when the last Scorer goes away."""
         turn = CallTurn(size, request, first, asyncio.get_running_loop().create_future())
         if first and self.under_way_pairs:
-            self._company_until = time.monotonic() + _COMPANY_SECONDS
+            self._company.add(turn)
         self._queue.append(turn)
         self._hand_out()
         try:
             await turn.given
         except asyncio.CancelledError:
+            self._company.discard(turn)
             if turn.given.done() and not turn.given.cancelled() and turn.given.exception() is None:
                 self.give_back(turn, size)
             turn.given.cancel()
@@ -137,6 +157,9 @@ class CallTurns:
     def give_back(self, turn: CallTurn, size: int, *, begun: float = 0.0) -> None:
         """End what a turn was taken for, or a part of it. begun: when its batch did, on the Scorer's clock; 0 if it was in vain."""
         self._under_way[turn.link].remove(turn, size, begun)
+        if turn in self._company:
+            self._company.discard(turn)
+            self._company_until = time.monotonic() + _COMPANY_SECONDS
         if begun:
             self._pace.done(size)
         if not self.under_way_pairs:
@@ -153,6 +176,7 @@ class CallTurns:
     def _hand_out(self) -> None:
         """Give turns while there is room; without a Scorer nobody gets one."""
         if not self.up:
+            self._company.clear()
             for turn in self.waiting():
                 turn.given.set_exception(
                     ScorerDown("the model went away: try again after Retry-After seconds", retry_after_seconds=5)
@@ -166,40 +190,46 @@ class CallTurns:
             turn.given.set_result(link)
 
     def _next(self) -> tuple[CallTurn, ScorerLink] | None:
-        """Find whose turn it is: the oldest's, or while a big request's next call finds no room, some requests' that have nothing under way."""
+        """Find whose turn it is: the oldest's that may go, or while it finds no room, some requests' that have nothing under way."""
         while self._queue and self._queue[0].given.done():
             self._queue.popleft()
-        oldest = next((turn for turn in self.waiting() if not self._has_its_call(turn)), None)
+        in_company = self._in_company()
+        oldest = next((turn for turn in self.waiting() if not self._has_its_calls(turn, in_company)), None)
         if oldest is None:
             return None
-        if link := self._room_for(oldest.size, first=oldest.first):
+        if link := self._room_for(oldest.size, None if oldest.first else oldest, in_company=in_company):
             self._overtaken_pairs = 0
             return oldest, link
         if oldest.first:
             return None
         new = next((turn for turn in self.waiting() if turn.first), None)
-        # No more than one call's worth, or many small requests would keep a big one waiting for ever.
+        # No more than 32, or many small requests would keep a big one waiting for ever.
         if new is None or self._overtaken_pairs + new.size > MAX_CALL_PAIRS:
             return None
-        if link := self._room_for(new.size, first=True):
+        if link := self._room_for(new.size):
             self._overtaken_pairs += new.size
             return new, link
         return None
 
-    def _has_its_call(self, turn: CallTurn) -> bool:
-        """Tell whether a request in company has a call in each waiting batch already."""
-        if turn.first or time.monotonic() >= self._company_until:
-            return False
-        return all(self._under_way[link].waiting[turn.request] for link in self._links if link.up)
+    def _in_company(self) -> bool:
+        return bool(self._company) or time.monotonic() < self._company_until
 
-    def _room_for(self, size: int, *, first: bool) -> ScorerLink | None:
-        open_links = [link for link in self._links if link.up and self._has_room(link, size, first=first)]
+    def _has_its_calls(self, turn: CallTurn, in_company: bool) -> bool:
+        """Tell whether a request in company has its part of each waiting batch already."""
+        return in_company and not turn.first and not any(link.up and self._leaves_room(link, turn) for link in self._links)
+
+    def _leaves_room(self, link: ScorerLink, turn: CallTurn) -> bool:
+        """Tell whether a request's next call would leave the waiting batch short enough for company."""
+        has = sum(pairs for other, pairs in self._under_way[link].waiting.items() if other.request is turn.request)
+        return not has or has + turn.size <= _COMPANY_BATCH_SECONDS * link.pairs_per_second / self._entry_workers
+
+    def _room_for(self, size: int, later: CallTurn | None = None, *, in_company: bool = False) -> ScorerLink | None:
+        """Find the Scorer that has least under way among those with room for a call. later: whose it is, unless it is a request's first."""
+        open_links = [
+            link
+            for link in self._links
+            if link.up
+            and self._under_way[link].has_room(size, link.batch_pairs / self._entry_workers, first=later is None)
+            and (later is None or not in_company or self._leaves_room(link, later))
+        ]
         return min(open_links, key=lambda link: (self._under_way[link].pairs, self._sent_pairs[link]), default=None)
-
-    def _has_room(self, link: ScorerLink, size: int, *, first: bool) -> bool:
-        batch, under_way = link.batch_pairs / self._entry_workers, self._under_way[link]
-        if not under_way.pairs:
-            return True
-        waiting, share = under_way.waiting.total(), batch if first else batch * (1 - _KEPT_SHARE)
-        # The waiting batch keeps to its share by itself, or one that got more would be followed by one that has less, and so on for ever.
-        return (not waiting or waiting + size <= share) and under_way.pairs + size <= _BATCHES_UNDER_WAY * batch

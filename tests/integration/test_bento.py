@@ -13,6 +13,7 @@ import bentoml
 import pytest
 from bentoml._internal.container import construct_containerfile
 
+from cache_calls import serving
 from model_store_scripts.save_model import save_model
 from servers import REPOSITORY, Server
 
@@ -44,9 +45,9 @@ def test_a_bento_serves_the_model_packed_into_it(bento: str, builtin_tag: str) -
     newer = save_model("builtin", max_length=128)
     try:
         assert newer.split(":")[0] == builtin_tag.split(":", maxsplit=1)[0]
-        with Server(home) as server:
-            assert server.get("/health").json()["model"]["tag"] == newer
-        with Server(home, bento=bento, RERANKER_SCORER_WORKERS=2, RERANKER_TORCH_THREADS=1) as server:
+        packed = Server(home, bento=bento, RERANKER_SCORER_WORKERS=2, RERANKER_TORCH_THREADS=1)
+        with serving(packed, Server(home)) as [server, repository]:
+            assert repository.get("/health").json()["model"]["tag"] == newer
             model = server.get("/health").json()["model"]
             assert model["tag"] == builtin_tag
             assert model["max_length"] == 256
@@ -88,10 +89,8 @@ def test_a_bento_runs_from_its_own_requirements(bento: str, tmp_path: Path) -> N
     assert (REPOSITORY / ".venv-bento" / ".made").exists(), (
         "the environment .venv-bento is missing or half made: `make setup-bento` makes it"
     )
-    with Server(home) as server:
-        expected = server.post(**QUESTION).json()
-    with Server(home, bento=bento, cwd=tmp_path, python=str(python)) as server:
-        answer = server.post(**QUESTION).json()
+    with serving(Server(home), Server(home, bento=bento, cwd=tmp_path, python=str(python))) as servers:
+        expected, answer = (server.post(**QUESTION).json() for server in servers)
     assert answer["model"] == expected["model"]
     assert [item["index"] for item in answer["results"]] == [item["index"] for item in expected["results"]]
     for got, wanted in zip(answer["results"], expected["results"], strict=True):

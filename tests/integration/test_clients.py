@@ -6,7 +6,7 @@ tests/clients holds the calls, docs/clients.md the examples, which are run as th
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from client_scripts import ClientScripts, python_of
+from client_scripts import ClientScript, ClientScripts, python_of
 from scenario import COMMON, Example, snippets
 from servers import Server
 
@@ -35,6 +35,7 @@ ENVIRONMENTS = {
     "llama_index_cohere": "older",
 }
 QUEUE_PAIRS = 40
+SCRIPTS_AT_ONCE = 3
 SETTINGS = {
     "RERANKER_MAX_QUEUE_PAIRS": QUEUE_PAIRS,  # room for all scripts at once, and soon filled
     "ENABLE_PREDICTION_CACHE": "false",  # so that each call needs a place in the queue
@@ -49,6 +50,14 @@ BLANK = "query is blank: give the text to rank the documents for"
 TOO_LONG = "document 1 does not fit the model's window"
 FULL = "too many documents wait to be scored"
 RANKING = [("/rerank", "documents"), ("/rerank", "texts"), ("/v1/rerank", "documents"), ("/v2/rerank", "documents")]
+
+
+def batched(scripts: Iterable[ClientScript], size: int) -> Iterator[list[ClientScript]]:
+    """Go through scripts, so many at a time."""
+    rest = list(scripts)
+    while rest:
+        yield rest[:size]
+        rest = rest[size:]
 
 
 @contextmanager
@@ -86,15 +95,17 @@ def right(server: Server) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def scripts(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClientScripts]:
-    """Run all scripts at once; then each alone into a full queue that has room again once its calls were refused."""
+    """Run all scripts at once; then some at a time into a full queue that has room again once their calls were refused."""
     running = ClientScripts(ENVIRONMENTS, server.url, tmp_path_factory.mktemp("clients"))
     try:
         running.wait(lambda: all(script.ready or script.ended for script in running.of.values()))
-        for script in running.of.values():
+        for some in batched(running.of.values(), SCRIPTS_AT_ONCE):
+            assert len(DOCUMENTS) * sum(len(script.overloaded) for script in some) <= QUEUE_PAIRS
             with occupied(server):
-                script.go()
-                running.wait(lambda script=script: script.refused_once or script.ended)
-            running.wait(lambda script=script: script.ended)
+                for script in some:
+                    script.go()
+                running.wait(lambda some=some: all(script.refused_once or script.ended for script in some))
+            running.wait(lambda some=some: all(script.ended for script in some))
         yield running
     finally:
         running.stop()

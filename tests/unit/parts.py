@@ -72,7 +72,7 @@ def metric_names(kind: type) -> list[str]:
 def assert_idle(admission: Admission, metrics: EntryMetrics) -> None:
     """Everything that was taken has been given back."""
     assert admission.queued_pairs == 0
-    assert admission._turns.under_way_pairs == 0
+    assert all((each.pairs, each.waiting) == (0, {}) for each in admission._turns._under_way.values())
     assert not admission._turns._queue
     assert (admission._waiting_requests, admission._waiting_first_pairs) == (0, 0)
     assert not admission._calls

@@ -8,6 +8,7 @@ import pytest
 from parts import FakeLink, ask, assert_idle, make_admission, played
 
 from bento_service import call_turns
+from bento_service.errors import QueueFull, ScorerFailed
 from bento_service.metrics import EntryMetrics
 from bento_service.pairs import Outcome, PairScore
 
@@ -38,8 +39,8 @@ async def test_a_small_request_finds_room_beside_a_big_one(entry_metrics: EntryM
 @played
 async def test_small_requests_do_not_keep_a_big_one_waiting(entry_metrics: EntryMetrics) -> None:
     """Once a call's worth of them has overtaken its next call, that comes first."""
-    link = FakeLink(batch_pairs=64)
-    admission = make_admission(entry_metrics, link, workers=4)  # of whom each has 32 under way
+    link = FakeLink(batch_pairs=80)
+    admission = make_admission(entry_metrics, link, workers=4)  # of whom each has 40 under way
     big = ask(admission, 160)
     first = await link.calls.get()
     small = [ask(admission, 8, 1000 * number) for number in range(1, 7)]
@@ -54,7 +55,7 @@ async def test_small_requests_do_not_keep_a_big_one_waiting(entry_metrics: Entry
     link.calls.put_nowait(first)
     await link.answer()
     call = await link.calls.get()
-    assert call[0] == list(range(24, 48))
+    assert call[0] == list(range(32, 64))
     for each in (big, *small):
         each.cancel()
     link.calls.put_nowait(call)
@@ -105,6 +106,136 @@ async def test_in_company_a_big_request_has_one_call_in_a_batch(entry_metrics: E
 
 
 @played
+async def test_in_company_a_fast_model_s_batch_is_filled(entry_metrics: EntryMetrics) -> None:
+    """With calls of a tenth of a second: nobody waits for long."""
+    link = FakeLink(batch_pairs=128, pairs_per_second=640)
+    admission = make_admission(entry_metrics, link, workers=1)
+    big = ask(admission, 1000)
+    first, *waiting = [await link.calls.get() for _ in range(4)]
+    small = ask(admission, 10, 5000)
+    waiting.append(await link.calls.get())
+    end_batch([first], 1.0)
+    assert [len((await link.calls.get())[0]) for _ in range(2)] == [32] * 2
+    assert link.calls.empty()
+    end_batch(waiting, 2.0)
+    await small
+    big.cancel()
+    await asyncio.wait([big])
+
+
+@played
+async def test_in_company_a_big_request_has_one_call_in_a_batch_of_each_scorer(entry_metrics: EntryMetrics) -> None:
+    """However full the others are."""
+    links = [FakeLink(batch_pairs=128), FakeLink(batch_pairs=128)]
+    admission = make_admission(entry_metrics, *links, workers=1)
+    big = ask(admission, 1000)
+    calls = [[await link.calls.get() for _ in range(4)] for link in links]
+    small = [ask(admission, 32, 10_000 * number) for number in (1, 2)]  # one for each
+    for link, under_way in zip(links, calls, strict=True):
+        under_way.append(await link.calls.get())
+    end_batch(calls[0][:1], 1.0)
+    assert (await links[0].calls.get())[0] == list(range(256, 288))
+    assert all(link.calls.empty() for link in links)
+    for each in (big, *small):
+        each.cancel()
+    await asyncio.wait([big, *small])
+
+
+@played
+async def test_in_company_a_call_that_finds_one_scorer_full_does_not_join_another_of_its_own(entry_metrics: EntryMetrics) -> None:
+    """It waits for the end of a batch."""
+    links = [FakeLink(batch_pairs=128), FakeLink(batch_pairs=128)]
+    admission = make_admission(entry_metrics, *links, workers=1)
+    small = [ask(admission, 32, 1000 * number) for number in range(1, 11)]
+    first, *_ = [await links[0].calls.get() for _ in range(5)]
+    for _ in range(5):
+        await links[1].calls.get()
+    big = ask(admission, 1000, 50_000)
+    end_batch([first], 1.0)
+    assert (await links[0].calls.get())[0] == list(range(50_000, 50_032))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert all(link.calls.empty() for link in links)
+    for each in (big, *small):
+        each.cancel()
+    await asyncio.wait([big, *small])
+
+
+@played
+async def test_a_batch_that_took_all_that_was_sent_leaves_none_waiting(entry_metrics: EntryMetrics) -> None:
+    """What goes out when its first call comes back begins at once when its last one has."""
+    link = FakeLink(batch_pairs=128)
+    admission = make_admission(entry_metrics, link, workers=1)
+    big = ask(admission, 1000)
+    first, *together = [await link.calls.get() for _ in range(4)]
+    end_batch([first], 1.0)
+    assert [len((await link.calls.get())[0]) for _ in range(3)] == [32] * 3
+    end_batch(together, 1.0)
+    assert [len((await link.calls.get())[0]) for _ in range(3)] == [32] * 3
+    assert link.calls.empty()
+    big.cancel()
+    await asyncio.wait([big])
+
+
+@played
+async def test_a_call_that_fails_leaves_the_others_waiting(entry_metrics: EntryMetrics) -> None:
+    """Another request gets the room that it had, and no more."""
+    link = FakeLink(batch_pairs=128)
+    admission = make_admission(entry_metrics, link, workers=1)
+    steady, failing = ask(admission, 96), ask(admission, 32, 5000)
+    first, *waiting = [await link.calls.get() for _ in range(4)]
+    waiting.pop()[1].set_exception(ScorerFailed("broken"))
+    with pytest.raises(ScorerFailed):
+        await failing
+    others = [ask(admission, 32, 10_000 * number) for number in (1, 2, 3)]
+    waiting += [await link.calls.get(), await link.calls.get()]
+    assert link.calls.empty()
+    end_batch([first], 1.0)
+    last = await link.calls.get()
+    end_batch(waiting, 2.0)
+    end_batch([last], 3.0)
+    await asyncio.gather(steady, *others)
+    assert_idle(admission, entry_metrics)
+
+
+@played
+async def test_a_small_request_begins_at_once_in_what_a_big_one_leaves(entry_metrics: EntryMetrics) -> None:
+    """Where nobody may wait; the big one's next call does, and not for room."""
+    link = FakeLink(batch_pairs=128)
+    admission = make_admission(entry_metrics, link, workers=1, requests=0)
+    big = ask(admission, 1000)
+    first, *waiting = [await link.calls.get() for _ in range(4)]
+    small = [ask(admission, 10, 5000)]
+    waiting.append(await link.calls.get())
+    end_batch([first], 1.0)
+    [following] = [await link.calls.get()]
+    small.append(ask(admission, 10, 6000))
+    waiting.append(await link.calls.get())
+    end_batch(waiting, 2.0)
+    assert [(await each)[0] for each in small] == [5000, 6000]
+    end_batch([following], 3.0)
+    big.cancel()
+    await asyncio.wait([big])
+
+
+@played
+async def test_what_may_overtake_no_more_does_not_begin_at_once(entry_metrics: EntryMetrics) -> None:
+    """So where nobody may wait, it is turned away."""
+    link = FakeLink(batch_pairs=80)
+    admission = make_admission(entry_metrics, link, workers=4, requests=0)
+    big = ask(admission, 160)
+    await link.calls.get()
+    for number in range(1, 5):
+        small = ask(admission, 8, 1000 * number)
+        end_batch([await link.calls.get()], float(number))
+        await small
+    with pytest.raises(QueueFull):
+        await ask(admission, 8, 5000)
+    big.cancel()
+    await asyncio.wait([big])
+
+
+@played
 async def test_a_big_request_has_the_batch_to_itself_again_when_nobody_comes(
     entry_metrics: EntryMetrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,9 +249,14 @@ async def test_a_big_request_has_the_batch_to_itself_again_when_nobody_comes(
     waiting.append(await link.calls.get())
     await asyncio.sleep(0.1)
     end_batch([first], 1.0)
-    assert [len((await link.calls.get())[0]) for _ in range(3)] == [32] * 3
+    following = await link.calls.get()
     end_batch(waiting, 2.0)
     await small
+    await link.calls.get()
+    assert link.calls.empty()  # it has just gone
+    await asyncio.sleep(0.1)
+    end_batch([following], 3.0)
+    assert [len((await link.calls.get())[0]) for _ in range(3)] == [32] * 3
     big.cancel()
     await asyncio.wait([big])
 

@@ -146,11 +146,11 @@ async def until_probed(shared: SharedCache) -> None:
 async def test_many_requests_that_meet_a_hanging_redis_wait_no_longer_than_one(entry_metrics: EntryMetrics) -> None:
     """They fail together, those included that are in line for a call when nobody asks Redis any more."""
     with RedisServer() as server:
-        async with sharing(server.url, entry_metrics, timeout_seconds=0.15) as shared:
+        async with sharing(server.url, entry_metrics, timeout_seconds=0.5) as shared:
             server.pause()
             begun = time.monotonic()
             claims = await asyncio.gather(*(look_up(shared, TEN) for _ in range(200)))
-            assert time.monotonic() - begun < 0.6
+            assert time.monotonic() - begun < 2.0
             assert claims == [ALONE] * 200
             assert shared.state == "open"
 
