@@ -126,7 +126,7 @@ class Admission:
         """Tell whether nothing stands before a request that arrives now."""
         if self._waiting_requests or (self._slots and self._slots.locked()):
             return False
-        return self._turns.has_room(min(pairs, self._turns.call_pairs))
+        return self._turns.has_room(self._turns.first_call_pairs(pairs))
 
     def _wait_seconds(self) -> float:
         """Estimate how long the work of others would keep a request that arrives now; 0 while the speed is unknown."""
@@ -143,7 +143,7 @@ class Admission:
 
     def _waits(self, place: Place, pairs: int) -> None:
         """Count a request as waiting."""
-        place.first = min(pairs, self._turns.call_pairs)
+        place.first = self._turns.first_call_pairs(pairs)
         self._waiting_requests += 1
         self._waiting_first_pairs += place.first
 
@@ -222,7 +222,7 @@ class Admission:
         begin, queued_pairs = time.monotonic(), self._queued_pairs
         self._metrics.queued_pairs.inc(len(blobs))
         with self._metrics.waiting():
-            turn = await self._first_turn(min(len(blobs), self._turns.call_pairs), place)
+            turn = await self._first_turn(self._turns.first_call_pairs(len(blobs)), place)
         self._begun(place)
         self._metrics.stage("queue", begin)
         calls: list[asyncio.Task[list[PairScore]]] = []

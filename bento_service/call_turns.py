@@ -88,8 +88,8 @@ class CallTurns:
         # Breaks ties, so that sequential requests use every Scorer; a random start, since entry workers do not know of each other.
         self._sent_pairs = {link: random.randrange(MAX_CALL_PAIRS) for link in links}  # noqa: S311  no secret
         self._queue: deque[CallTurn] = deque()
-        # First calls that came while others were under way, until they have ended; and until when they are reckoned with.
-        self._company: set[CallTurn] = set()
+        # First calls that came while others were under way, and what of them has not ended; and until when they are reckoned with.
+        self._company: dict[CallTurn, int] = {}
         self._company_until = 0.0
         self._overtaken_pairs = 0
         self._pace = Pace()
@@ -112,13 +112,24 @@ class CallTurns:
 
     @property
     def call_pairs(self) -> int:
-        """Pairs of a call: at most 32, and less where a slow model takes a quarter of a second for fewer.
+        """Pairs of a big request's call: at most 32, and less where a slow model takes a quarter of a second for fewer.
 
-        Where a big request's share of a batch is more, as many calls of a size as fill it, so that batches are alike.
+        Where its share of a batch is more, as many calls of a size as fill it, so that batches are alike.
         """
-        slowest = max(1, min((link.batch_pairs for link in self._links if link.up), default=MAX_CALL_PAIRS))
-        share = int(slowest / self._entry_workers * (1 - _KEPT_SHARE))
-        return min(MAX_CALL_PAIRS, slowest) if share <= MAX_CALL_PAIRS else share // math.ceil(share / MAX_CALL_PAIRS)
+        share = int(self._slowest_batch / self._entry_workers * (1 - _KEPT_SHARE))
+        return self._most_call_pairs if share <= MAX_CALL_PAIRS else share // math.ceil(share / MAX_CALL_PAIRS)
+
+    def first_call_pairs(self, pairs: int) -> int:
+        """Pairs of the first call of a request with so many: all of them if they fit into one."""
+        return pairs if pairs <= self._most_call_pairs else self.call_pairs
+
+    @property
+    def _slowest_batch(self) -> int:
+        return max(1, min((link.batch_pairs for link in self._links if link.up), default=MAX_CALL_PAIRS))
+
+    @property
+    def _most_call_pairs(self) -> int:
+        return min(MAX_CALL_PAIRS, self._slowest_batch)
 
     @property
     def up(self) -> bool:
@@ -132,22 +143,24 @@ class CallTurns:
     def has_room(self, size: int) -> bool:
         """Tell whether a request's first call, of so many pairs, would have its turn at once."""
         in_company = self._in_company()
-        before = [turn for turn in self.waiting() if not self._has_its_calls(turn, in_company)]
+        before = [turn for turn in self.waiting() if not (in_company and self._has_its_call(turn))]
         if any(turn.first for turn in before) or (before and self._overtaken_pairs + size > MAX_CALL_PAIRS):
             return False
         return self._room_for(size) is not None
 
     async def take(self, size: int, *, request: object, first: bool = False) -> CallTurn:
         """Wait for a turn; it is to be given back. Raises ScorerDown when the last Scorer goes away."""
+        # Of a request's queries that wait together, one is its first.
+        first = first and not any(turn.first and turn.request is request for turn in self.waiting())
         turn = CallTurn(size, request, first, asyncio.get_running_loop().create_future())
         if first and self.under_way_pairs:
-            self._company.add(turn)
+            self._company[turn] = size
         self._queue.append(turn)
         self._hand_out()
         try:
             await turn.given
         except asyncio.CancelledError:
-            self._company.discard(turn)
+            self._company.pop(turn, None)
             if turn.given.done() and not turn.given.cancelled() and turn.given.exception() is None:
                 self.give_back(turn, size)
             turn.given.cancel()
@@ -158,8 +171,10 @@ class CallTurns:
         """End what a turn was taken for, or a part of it. begun: when its batch did, on the Scorer's clock; 0 if it was in vain."""
         self._under_way[turn.link].remove(turn, size, begun)
         if turn in self._company:
-            self._company.discard(turn)
-            self._company_until = time.monotonic() + _COMPANY_SECONDS
+            self._company[turn] -= size
+            if not self._company[turn]:
+                del self._company[turn]
+                self._company_until = time.monotonic() + _COMPANY_SECONDS
         if begun:
             self._pace.done(size)
         if not self.under_way_pairs:
@@ -194,12 +209,14 @@ class CallTurns:
         while self._queue and self._queue[0].given.done():
             self._queue.popleft()
         in_company = self._in_company()
-        oldest = next((turn for turn in self.waiting() if not self._has_its_calls(turn, in_company)), None)
-        if oldest is None:
+        for oldest in self.waiting():
+            if link := self._room_for(oldest.size, None if oldest.first else oldest, in_company=in_company):
+                self._overtaken_pairs = 0
+                return oldest, link
+            if not (in_company and self._has_its_call(oldest)):
+                break
+        else:
             return None
-        if link := self._room_for(oldest.size, None if oldest.first else oldest, in_company=in_company):
-            self._overtaken_pairs = 0
-            return oldest, link
         if oldest.first:
             return None
         new = next((turn for turn in self.waiting() if turn.first), None)
@@ -214,9 +231,9 @@ class CallTurns:
     def _in_company(self) -> bool:
         return bool(self._company) or time.monotonic() < self._company_until
 
-    def _has_its_calls(self, turn: CallTurn, in_company: bool) -> bool:
-        """Tell whether a request in company has its part of each waiting batch already."""
-        return in_company and not turn.first and not any(link.up and self._leaves_room(link, turn) for link in self._links)
+    def _has_its_call(self, turn: CallTurn) -> bool:
+        """Tell whether company keeps a request's next call out of a waiting batch, so that others may pass it."""
+        return not turn.first and any(link.up and not self._leaves_room(link, turn) for link in self._links)
 
     def _leaves_room(self, link: ScorerLink, turn: CallTurn) -> bool:
         """Tell whether a request's next call would leave the waiting batch short enough for company."""

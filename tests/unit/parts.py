@@ -73,7 +73,7 @@ def assert_idle(admission: Admission, metrics: EntryMetrics) -> None:
     """Everything that was taken has been given back."""
     assert admission.queued_pairs == 0
     assert all((each.pairs, each.waiting) == (0, {}) for each in admission._turns._under_way.values())
-    assert not admission._turns._queue
+    assert (len(admission._turns._queue), admission._turns._company) == (0, {})
     assert (admission._waiting_requests, admission._waiting_first_pairs) == (0, 0)
     assert not admission._calls
     assert (metrics.requests_waiting._value.get(), metrics.requests_active._value.get()) == (0, 0)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from parts import FakeLink, ask, assert_idle, make_admission, played
 
+from bento_service.call_turns import MAX_CALL_PAIRS
 from bento_service.errors import DeadlinePassed, ScorerFailed
 from bento_service.metrics import EntryMetrics
 from bento_service.pairs import Outcome, PairScore
@@ -54,14 +55,14 @@ async def test_what_is_under_way_fills_a_worker_s_share_and_no_more(
     sizes = np.random.default_rng(batch_pairs).integers(1, 90, size=40).tolist()
     link = FakeLink(batch_pairs)
     admission = make_admission(entry_metrics, link, workers=workers)
-    call_pairs = admission._turns.call_pairs
+    most_call, call_pairs = min(MAX_CALL_PAIRS, batch_pairs), admission._turns.call_pairs
     asked = [ask(admission, size) for size in sizes]
     under_way = []
-    for _ in range(sum(-(-size // call_pairs) for size in sizes)):
+    for _ in range(sum(1 if size <= most_call else -(-size // call_pairs) for size in sizes)):
         await link.answer()
         under_way.append(admission._turns.under_way_pairs)
     assert await asyncio.gather(*asked) == [list(range(size)) for size in sizes]
-    assert most - call_pairs < max(under_way) <= most
+    assert most - most_call < max(under_way) <= most
     assert_idle(admission, entry_metrics)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from parts import FakeLink, ask, assert_idle, make_admission, played
 
 from bento_service import call_turns
+from bento_service.admission import Place
 from bento_service.errors import QueueFull, ScorerFailed
 from bento_service.metrics import EntryMetrics
 from bento_service.pairs import Outcome, PairScore
@@ -159,6 +161,81 @@ async def test_in_company_a_call_that_finds_one_scorer_full_does_not_join_anothe
     for each in (big, *small):
         each.cancel()
     await asyncio.wait([big, *small])
+
+
+@played
+async def test_others_pass_a_big_request_that_has_its_call(entry_metrics: EntryMetrics) -> None:
+    """With one Scorer, while the other is full and takes long."""
+    links = [FakeLink(batch_pairs=128), FakeLink(batch_pairs=128)]
+    admission = make_admission(entry_metrics, *links, workers=1)
+    small = [ask(admission, 32, 1000 * number) for number in range(1, 11)]
+    first, *waiting = [await links[0].calls.get() for _ in range(5)]
+    for _ in range(5):
+        await links[1].calls.get()
+    big, other = ask(admission, 1000, 50_000), ask(admission, 1000, 60_000)
+    end_batch([first], 1.0)
+    assert {(await links[0].calls.get())[0][0] for _ in range(2)} == {50_000, 60_000}
+    end_batch(waiting, 2.0)
+    assert {(await links[0].calls.get())[0][0] for _ in range(2)} == {50_032, 60_032}
+    assert all(link.calls.empty() for link in links)
+    for each in (big, other, *small):
+        each.cancel()
+    await asyncio.wait([big, other, *small])
+
+
+@played
+async def test_a_request_s_queries_have_one_first_call_among_them(entry_metrics: EntryMetrics) -> None:
+    """Or they would fill whole batches before anybody else's."""
+    link = FakeLink(batch_pairs=64)
+    admission = make_admission(entry_metrics, link, workers=1)
+    running, waiting = [ask(admission, 32, 1000 * number) for number in (1, 2)]
+    calls = [await link.calls.get() for _ in range(2)]
+    full = ask(admission, 32, 3000)
+    calls.append(await link.calls.get())
+    place, deadline = Place(), time.monotonic() + 60
+
+    async def query(number: int) -> list[PairScore]:
+        return await admission.score([str(number + pair).encode() for pair in range(30)], deadline=deadline, place=place)
+
+    queries = [asyncio.create_task(query(10_000 * number)) for number in range(1, 6)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    small = ask(admission, 10, 90_000)
+    await asyncio.sleep(0)
+    end_batch(calls[:1], 1.0)
+    batch = [(await link.calls.get())[0] for _ in range(2)]
+    assert [(each[0], len(each)) for each in batch] == [(10_000, 30), (90_000, 10)]
+    for each in (running, waiting, full, small, *queries):
+        each.cancel()
+    await asyncio.wait([running, waiting, full, small, *queries])
+
+
+@pytest.mark.parametrize("given", [False, True])
+@played
+async def test_company_that_goes_away_is_none(entry_metrics: EntryMetrics, given: bool) -> None:
+    """While it waits, or just when its turn has come."""
+    link = FakeLink(batch_pairs=64)
+    admission = make_admission(entry_metrics, link, workers=1)
+    asked = [ask(admission, 32, 1000 * number) for number in range(1, 4)]
+    first, *waiting = [await link.calls.get() for _ in range(3)]
+    leaving = ask(admission, 10, 9000)
+    await asyncio.sleep(0)
+    assert any(turn.size == 10 for turn in admission._turns._company)
+    if given:
+        end_batch([first], 1.0)
+        for _ in range(3):
+            await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    if not given:
+        end_batch([first], 1.0)
+    elif not link.calls.empty():
+        waiting.append(await link.calls.get())
+    end_batch(waiting, 2.0)
+    await asyncio.gather(*asked)
+    if admission._calls:
+        await asyncio.wait(admission._calls)
+    assert_idle(admission, entry_metrics)
 
 
 @played

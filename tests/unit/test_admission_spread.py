@@ -89,6 +89,29 @@ async def test_a_call_holds_at_least_one_pair(entry_metrics: EntryMetrics, batch
     assert link.sizes == sizes
 
 
+@pytest.mark.parametrize(
+    ("batch_pairs", "workers", "pairs", "sizes"),
+    [
+        (64, 1, 100, [24, 24, 24, 24, 4]),  # two to a share of 48
+        (64, 1, 33, [24, 9]),
+        (64, 1, 32, [32]),
+        (43, 1, 100, [32, 32, 32, 4]),
+        (128, 1, 100, [32, 32, 32, 4]),
+        (128, 2, 100, [24, 24, 24, 24, 4]),
+        (128, 4, 100, [32, 32, 32, 4]),
+        (1000, 1, 100, [31, 31, 31, 7]),
+    ],
+)
+@played
+async def test_calls_are_of_a_size_that_fills_a_share_of_a_batch(
+    entry_metrics: EntryMetrics, batch_pairs: int, workers: int, pairs: int, sizes: list[int]
+) -> None:
+    """But a request that fits into a call is not cut."""
+    link = ReadyLink(batch_pairs)
+    assert await ask(make_admission(entry_metrics, link, workers=workers), pairs) == list(range(pairs))
+    assert link.sizes == sizes
+
+
 @played
 async def test_a_slow_scorer_that_is_down_makes_no_calls_small(entry_metrics: EntryMetrics) -> None:
     """Its speed is that of another day."""
