@@ -6,7 +6,7 @@ tests/clients holds the calls, docs/clients.md the examples, which are run as th
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from client_scripts import ClientScript, ClientScripts, python_of
+from client_scripts import ClientScripts, python_of
 from scenario import COMMON, Example, snippets
 from servers import Server
 
@@ -50,14 +50,6 @@ BLANK = "query is blank: give the text to rank the documents for"
 TOO_LONG = "document 1 does not fit the model's window"
 FULL = "too many documents wait to be scored"
 RANKING = [("/rerank", "documents"), ("/rerank", "texts"), ("/v1/rerank", "documents"), ("/v2/rerank", "documents")]
-
-
-def batched(scripts: Iterable[ClientScript], size: int) -> Iterator[list[ClientScript]]:
-    """Go through scripts, so many at a time."""
-    rest = list(scripts)
-    while rest:
-        yield rest[:size]
-        rest = rest[size:]
 
 
 @contextmanager
@@ -99,7 +91,9 @@ def scripts(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     running = ClientScripts(ENVIRONMENTS, server.url, tmp_path_factory.mktemp("clients"))
     try:
         running.wait(lambda: all(script.ready or script.ended for script in running.of.values()))
-        for some in batched(running.of.values(), SCRIPTS_AT_ONCE):
+        all_scripts = list(running.of.values())
+        for start in range(0, len(all_scripts), SCRIPTS_AT_ONCE):
+            some = all_scripts[start : start + SCRIPTS_AT_ONCE]
             assert len(DOCUMENTS) * sum(len(script.overloaded) for script in some) <= QUEUE_PAIRS
             with occupied(server):
                 for script in some:

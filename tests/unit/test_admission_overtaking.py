@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 from parts import FakeLink, ask, assert_idle, make_admission, played
 
 from bento_service import call_turns
-from bento_service.admission import Place
+from bento_service.admission import Admission, Place
 from bento_service.errors import QueueFull, ScorerFailed
 from bento_service.metrics import EntryMetrics
 from bento_service.pairs import Outcome, PairScore
+
+Call = tuple[list[int], asyncio.Future[list[PairScore]]]
 
 
 @played
@@ -79,8 +82,7 @@ async def test_the_waiting_batch_of_a_big_request_is_filled_when_the_running_one
         assert link.calls.empty()
         end_batch(batch, float(number))
         assert [len((await link.calls.get())[0]) for _ in range(3)] == [32] * 3
-    big.cancel()
-    await asyncio.wait([big])
+    await leave(big)
 
 
 @played
@@ -88,10 +90,7 @@ async def test_in_company_a_big_request_has_one_call_in_a_batch(entry_metrics: E
     """So a small one waits for a short batch and rides in a short one; others' calls fill what the big one leaves."""
     link = FakeLink(batch_pairs=128)
     admission = make_admission(entry_metrics, link, workers=1)
-    big = ask(admission, 1000)
-    first, *waiting = [await link.calls.get() for _ in range(4)]
-    small = ask(admission, 10, 5000)
-    waiting.append(await link.calls.get())
+    big, small, first, waiting = await in_company(admission, link)
     end_batch([first], 1.0)
     [call] = [await link.calls.get()]
     assert link.calls.empty()
@@ -102,9 +101,7 @@ async def test_in_company_a_big_request_has_one_call_in_a_batch(entry_metrics: E
     assert sorted([(await link.calls.get())[0][0], (await link.calls.get())[0][0]]) == [160, 10_032]
     assert link.calls.empty()
     assert (call[0][0], others[0][0]) == (128, 10_000)
-    for each in (big, other):
-        each.cancel()
-    await asyncio.wait([big, other])
+    await leave(big, other)
 
 
 @played
@@ -112,17 +109,13 @@ async def test_in_company_a_fast_model_s_batch_is_filled(entry_metrics: EntryMet
     """With calls of a tenth of a second: nobody waits for long."""
     link = FakeLink(batch_pairs=128, pairs_per_second=640)
     admission = make_admission(entry_metrics, link, workers=1)
-    big = ask(admission, 1000)
-    first, *waiting = [await link.calls.get() for _ in range(4)]
-    small = ask(admission, 10, 5000)
-    waiting.append(await link.calls.get())
+    big, small, first, waiting = await in_company(admission, link)
     end_batch([first], 1.0)
     assert [len((await link.calls.get())[0]) for _ in range(2)] == [32] * 2
     assert link.calls.empty()
     end_batch(waiting, 2.0)
     await small
-    big.cancel()
-    await asyncio.wait([big])
+    await leave(big)
 
 
 @played
@@ -138,9 +131,7 @@ async def test_in_company_a_big_request_has_one_call_in_a_batch_of_each_scorer(e
     end_batch(calls[0][:1], 1.0)
     assert (await links[0].calls.get())[0] == list(range(256, 288))
     assert all(link.calls.empty() for link in links)
-    for each in (big, *small):
-        each.cancel()
-    await asyncio.wait([big, *small])
+    await leave(big, *small)
 
 
 @played
@@ -148,19 +139,14 @@ async def test_in_company_a_call_that_finds_one_scorer_full_does_not_join_anothe
     """It waits for the end of a batch."""
     links = [FakeLink(batch_pairs=128), FakeLink(batch_pairs=128)]
     admission = make_admission(entry_metrics, *links, workers=1)
-    small = [ask(admission, 32, 1000 * number) for number in range(1, 11)]
-    first, *_ = [await links[0].calls.get() for _ in range(5)]
-    for _ in range(5):
-        await links[1].calls.get()
+    small, first, _ = await fill(admission, *links)
     big = ask(admission, 1000, 50_000)
     end_batch([first], 1.0)
     assert (await links[0].calls.get())[0] == list(range(50_000, 50_032))
     for _ in range(5):
         await asyncio.sleep(0)
     assert all(link.calls.empty() for link in links)
-    for each in (big, *small):
-        each.cancel()
-    await asyncio.wait([big, *small])
+    await leave(big, *small)
 
 
 @played
@@ -168,19 +154,14 @@ async def test_others_pass_a_big_request_that_has_its_call(entry_metrics: EntryM
     """With one Scorer, while the other is full and takes long."""
     links = [FakeLink(batch_pairs=128), FakeLink(batch_pairs=128)]
     admission = make_admission(entry_metrics, *links, workers=1)
-    small = [ask(admission, 32, 1000 * number) for number in range(1, 11)]
-    first, *waiting = [await links[0].calls.get() for _ in range(5)]
-    for _ in range(5):
-        await links[1].calls.get()
+    small, first, waiting = await fill(admission, *links)
     big, other = ask(admission, 1000, 50_000), ask(admission, 1000, 60_000)
     end_batch([first], 1.0)
     assert {(await links[0].calls.get())[0][0] for _ in range(2)} == {50_000, 60_000}
     end_batch(waiting, 2.0)
     assert {(await links[0].calls.get())[0][0] for _ in range(2)} == {50_032, 60_032}
     assert all(link.calls.empty() for link in links)
-    for each in (big, other, *small):
-        each.cancel()
-    await asyncio.wait([big, other, *small])
+    await leave(big, other, *small)
 
 
 @played
@@ -205,9 +186,7 @@ async def test_a_request_s_queries_have_one_first_call_among_them(entry_metrics:
     end_batch(calls[:1], 1.0)
     batch = [(await link.calls.get())[0] for _ in range(2)]
     assert [(each[0], len(each)) for each in batch] == [(10_000, 30), (90_000, 10)]
-    for each in (running, waiting, full, small, *queries):
-        each.cancel()
-    await asyncio.wait([running, waiting, full, small, *queries])
+    await leave(running, waiting, full, small, *queries)
 
 
 @pytest.mark.parametrize("given", [False, True])
@@ -250,8 +229,7 @@ async def test_a_batch_that_took_all_that_was_sent_leaves_none_waiting(entry_met
     end_batch(together, 1.0)
     assert [len((await link.calls.get())[0]) for _ in range(3)] == [32] * 3
     assert link.calls.empty()
-    big.cancel()
-    await asyncio.wait([big])
+    await leave(big)
 
 
 @played
@@ -280,19 +258,15 @@ async def test_a_small_request_begins_at_once_in_what_a_big_one_leaves(entry_met
     """Where nobody may wait; the big one's next call does, and not for room."""
     link = FakeLink(batch_pairs=128)
     admission = make_admission(entry_metrics, link, workers=1, requests=0)
-    big = ask(admission, 1000)
-    first, *waiting = [await link.calls.get() for _ in range(4)]
-    small = [ask(admission, 10, 5000)]
-    waiting.append(await link.calls.get())
+    big, early, first, waiting = await in_company(admission, link)
     end_batch([first], 1.0)
     [following] = [await link.calls.get()]
-    small.append(ask(admission, 10, 6000))
+    late = ask(admission, 10, 6000)
     waiting.append(await link.calls.get())
     end_batch(waiting, 2.0)
-    assert [(await each)[0] for each in small] == [5000, 6000]
+    assert [(await each)[0] for each in (early, late)] == [5000, 6000]
     end_batch([following], 3.0)
-    big.cancel()
-    await asyncio.wait([big])
+    await leave(big)
 
 
 @played
@@ -308,8 +282,7 @@ async def test_what_may_overtake_no_more_does_not_begin_at_once(entry_metrics: E
         await small
     with pytest.raises(QueueFull):
         await ask(admission, 8, 5000)
-    big.cancel()
-    await asyncio.wait([big])
+    await leave(big)
 
 
 @played
@@ -320,10 +293,7 @@ async def test_a_big_request_has_the_batch_to_itself_again_when_nobody_comes(
     monkeypatch.setattr(call_turns, "_COMPANY_SECONDS", 0.05)
     link = FakeLink(batch_pairs=128)
     admission = make_admission(entry_metrics, link, workers=1)
-    big = ask(admission, 1000)
-    first, *waiting = [await link.calls.get() for _ in range(4)]
-    small = ask(admission, 10, 5000)
-    waiting.append(await link.calls.get())
+    big, small, first, waiting = await in_company(admission, link)
     await asyncio.sleep(0.1)
     end_batch([first], 1.0)
     following = await link.calls.get()
@@ -334,11 +304,36 @@ async def test_a_big_request_has_the_batch_to_itself_again_when_nobody_comes(
     await asyncio.sleep(0.1)
     end_batch([following], 3.0)
     assert [len((await link.calls.get())[0]) for _ in range(3)] == [32] * 3
-    big.cancel()
-    await asyncio.wait([big])
+    await leave(big)
 
 
-def end_batch(calls: list[tuple[list[int], asyncio.Future[list[PairScore]]]], begun: float) -> None:
+async def in_company(
+    admission: Admission, link: FakeLink
+) -> tuple[asyncio.Task[list[float]], asyncio.Task[list[float]], Call, list[Call]]:
+    """Begin a request of 1,000 pairs, and one of 10 from 5000 on beside it: both, the call that runs, and those of the waiting batch."""
+    big = ask(admission, 1000)
+    first, *waiting = [await link.calls.get() for _ in range(4)]
+    small = ask(admission, 10, 5000)
+    return big, small, first, [*waiting, await link.calls.get()]
+
+
+async def fill(admission: Admission, one: FakeLink, other: FakeLink) -> tuple[list[asyncio.Task[list[float]]], Call, list[Call]]:
+    """Fill two Scorers with requests of one call: these, and of the first Scorer the call that runs and those of the waiting batch."""
+    asked = [ask(admission, 32, 1000 * number) for number in range(1, 11)]
+    first, *waiting = [await one.calls.get() for _ in range(5)]
+    for _ in range(5):
+        await other.calls.get()
+    return asked, first, waiting
+
+
+async def leave(*asked: asyncio.Task[Any]) -> None:
+    """Let requests be gone."""
+    for each in asked:
+        each.cancel()
+    await asyncio.wait(asked)
+
+
+def end_batch(calls: list[Call], begun: float) -> None:
     """Answer the calls of one batch."""
     for numbers, end in calls:
         end.set_result([PairScore(float(number), Outcome.SCORED, begun=begun) for number in numbers])
