@@ -89,10 +89,8 @@ class Admission:
         Raises QueueFull where there is none, QueueTimeout where the wait would be too long, ScorerDown without a Scorer. A request that
         nothing stands before is never refused.
         """
-        self.require_scorer()
         place = place or Place()
-        if self._queued_pairs > place.pairs:
-            self._refuse(pairs, place)
+        self.check_room(pairs, place)
         arrives, place.arrived = not place.arrived, True
         if arrives:
             self._waits(place, pairs)
@@ -103,8 +101,11 @@ class Admission:
             if arrives:
                 self._begun(place)
 
-    def _refuse(self, pairs: int, place: Place) -> None:
-        """Raise what keeps more pairs of a request out, if anything does."""
+    def check_room(self, pairs: int, place: Place) -> None:
+        """Raise what place_for() would by now, if anything."""
+        self.require_scorer()
+        if self._queued_pairs <= place.pairs:
+            return
         over_pairs = self._queued_pairs + pairs - self._limit.pairs
         if over_pairs > 0:
             raise QueueFull(

@@ -67,15 +67,22 @@ class _UnderWay:
             self.latest = max(begun, self.latest)
             self.waiting.clear()
 
-    def has_room(self, size: int, batch: float, *, first: bool) -> bool:
-        """Tell whether a call may be sent, too."""
+    def has_room(self, size: int, batch: float, most: float, *, first: bool) -> bool:
+        """Tell whether a call may be sent, too. batch: pairs of one, about · most: of one, at most."""
         if not self.pairs:
             return True
+        if self.pairs + size > _BATCHES_UNDER_WAY * min(batch + min(batch, MAX_CALL_PAIRS) / 4, most):
+            return False
         waiting = sum(self.waiting.values())
-        later = size + sum(pairs for turn, pairs in self.waiting.items() if not turn.first)
+        if not waiting:
+            return True
         # The waiting batch has its bound to itself, or one that got more would be followed by one that has less, and so on for ever.
-        fits = not waiting or (waiting + size <= batch and (first or later <= batch * (1 - _KEPT_SHARE)))
-        return fits and self.pairs + size <= _BATCHES_UNDER_WAY * batch
+        if (
+            first
+        ):  # whole requests mostly, of any size: as near to a batch as they come, or it would be short of half a call on average
+            return waiting + size / 2 <= batch and waiting + size <= most
+        later = size + sum(pairs for turn, pairs in self.waiting.items() if not turn.first)
+        return waiting + size <= batch and later <= batch * (1 - _KEPT_SHARE)
 
 
 class CallTurns:
@@ -246,7 +253,9 @@ class CallTurns:
             link
             for link in self._links
             if link.up
-            and self._under_way[link].has_room(size, link.batch_pairs / self._entry_workers, first=later is None)
+            and self._under_way[link].has_room(
+                size, link.batch_pairs / self._entry_workers, link.most_batch_pairs / self._entry_workers, first=later is None
+            )
             and (later is None or not in_company or self._leaves_room(link, later))
         ]
         return min(open_links, key=lambda link: (self._under_way[link].pairs, self._sent_pairs[link]), default=None)

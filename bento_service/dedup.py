@@ -72,13 +72,16 @@ class Deduplication:
         *,
         use: CacheUse,
         alone_seconds: Callable[[int], float],
+        check_room: Callable[[Sequence[int]], None] = lambda _: None,
         looked_up: Callable[[], None] = lambda: None,
     ) -> list[Answer]:
         """Answer each pair, in order; no pair may come twice.
 
         alone_seconds: how long so many pairs would take by now if nothing was shared. What others own is waited for during a lease
-        longer than that; then whatever is not with a Scorer is taken over from who has had it for that long. looked_up: called once the
-        caches have said what they know. Cancelling drops what nobody else wants and has not gone out. Raises what `compute` raises.
+        longer than that; then whatever is not with a Scorer is taken over from who has had it for that long. check_room: raises what `compute`
+        would at its begin, for the pairs at these places; asked early where no other cache can know them, since a server under
+        overload refuses most of what comes · looked_up: called once the caches have said what they know. Cancelling drops what nobody else
+        wants and has not gone out. Raises what `compute` raises.
         """
         places = range(len(keys.pairs))
         if use is not CacheUse.FULL:
@@ -87,7 +90,7 @@ class Deduplication:
             found = {place: Answer(known, Origin.PROCESS) for place in places if (known := self._local.get(keys.pairs[place]))}
             rest = [place for place in places if place not in found]
             if rest:
-                found |= await self._together(Waiting(keys, rest, alone_seconds, looked_up), compute)
+                found |= await self._together(Waiting(keys, rest, alone_seconds, looked_up), compute, check_room)
             else:
                 looked_up()
         answers = [found[place] for place in places]
@@ -114,11 +117,16 @@ class Deduplication:
                 await asyncio.wait(flight.calls)
             await self._store(flight, (), overwrite=True)
 
-    async def _together(self, waiting: Waiting, compute: Compute) -> dict[int, Answer]:
+    async def _together(
+        self, waiting: Waiting, compute: Compute, check_room: Callable[[Sequence[int]], None]
+    ) -> dict[int, Answer]:
         """Compute what nobody computes and wait for the rest; begin anew with what others gave up or are too slow with."""
         with waiting:
             while waiting.rest:
                 if led := waiting.unowned(self._flights):
+                    if not self._shared.enabled:
+                        waiting.caches_have_answered()
+                        check_room(led)
                     waiting.own.append(self._begin(waiting, led, compute))
                 else:
                     waiting.caches_have_answered()

@@ -136,6 +136,7 @@ class Pipeline:
             partial(self._compute, work),
             use=use,
             alone_seconds=lambda pairs: self._admission.seconds_for(math.ceil(windows * pairs)),
+            check_room=lambda places: self._admission.check_room(self._expected_windows(work, places), work.place),
             looked_up=partial(self._metrics.stage, "cache", start),
         )
 
@@ -151,10 +152,14 @@ class Pipeline:
         tokens = (len(text) // characters_per_token for text in texts)
         return sum(min(query.max_chunks, 1 + count // self._max_length) for count in tokens)
 
+    def _expected_windows(self, work: _Work, places: Sequence[int]) -> int:
+        """Estimate in how many windows the documents at these places will be read."""
+        texts = [work.distinct[place] for place in places]
+        return self._windows_of(work.query, texts, characters_per_token=_CHARACTERS_PER_TOKEN)
+
     async def _compute(self, work: _Work, places: Sequence[int], progress: Progress) -> None:
         """Tokenise, queue and score pairs, and tell of each call that goes out."""
-        texts = [work.distinct[place] for place in places]
-        expected = self._windows_of(work.query, texts, characters_per_token=_CHARACTERS_PER_TOKEN)
+        expected = self._expected_windows(work, places)
         with self._admission.place_for(expected, work.place):
             start = time.monotonic()
             pairs = await self._tokenize(work, places)

@@ -33,8 +33,8 @@ _WARM_UP_TIMEOUT_SECONDS = 120.0
 class ScorerStatus:
     """What a Scorer says with each heartbeat.
 
-    batch_pairs: pairs of a quarter of a second of work at the measured speed · precision_reason: why `dtype` is what it is ·
-    busy_seconds: how long the batch in hand has been running, 0 without one.
+    precision_reason: why `dtype` is what it is · batch_pairs: pairs of a quarter of a second of work at the measured speed ·
+    most_batch_pairs: what BentoML joins at most · busy_seconds: how long the batch in hand has been running, 0 without one.
     """
 
     pid: int
@@ -47,6 +47,7 @@ class ScorerStatus:
     fingerprint: str
     max_length: int
     batch_pairs: int
+    most_batch_pairs: int
     pairs_per_second: float
     busy_seconds: float
 
@@ -94,6 +95,11 @@ class ScorerLink:
     def batch_pairs(self) -> int:
         """Pairs of one Scorer batch at the measured speed."""
         return self.status.batch_pairs if self.status else 1
+
+    @property
+    def most_batch_pairs(self) -> int:
+        """Pairs of one Scorer batch at most."""
+        return self.status.most_batch_pairs if self.status else 1
 
     @property
     def pairs_per_second(self) -> float:

@@ -174,7 +174,9 @@ class ScoringEngine:
         # One lane would be waited for, or all of them together would take more memory than they may.
         if count * longest > tokens or count * max(_LEAST_PART_TOKENS, longest) > self.max_batch_tokens:
             return 1
-        return count * min(_PARTS_PER_LANE, tokens // (count * _LEAST_PART_TOKENS)) or 1
+        each = min(_PARTS_PER_LANE, tokens // (count * _LEAST_PART_TOKENS))
+        # As many for each lane: of five parts on two lanes one lane waits for the last.
+        return count * max(each, -(-tokens // self.max_batch_tokens)) if each else 1
 
     def _plan(self, lengths: Sequence[int]) -> list[list[int]]:
         if self._encoder.packs:

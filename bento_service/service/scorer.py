@@ -102,6 +102,7 @@ def scorer_service(index: int) -> Any:
                 "fingerprint": loaded.fingerprint,
                 "max_length": loaded.max_length,
                 "batch_pairs": min(loaded.engine.batch_pairs, SETTINGS.micro_batch_max_size),
+                "most_batch_pairs": SETTINGS.micro_batch_max_size,
                 "pairs_per_second": loaded.engine.pairs_per_second,
                 "busy_seconds": loaded.engine.busy_seconds,
             }

@@ -58,6 +58,7 @@ class FakeClient:
             fingerprint="f" * 64,
             max_length=256,
             batch_pairs=64,
+            most_batch_pairs=128,
             pairs_per_second=100.0,
             busy_seconds=self.busy_seconds,
         )

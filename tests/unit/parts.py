@@ -25,10 +25,11 @@ def played(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None
 
 
 class FakeLink:
-    """A Scorer whose calls wait in `calls`, each with the future that ends it; a pair's score is its number."""
+    """A Scorer whose calls wait in `calls`, each with the future that ends it; a pair's score is its number. most: pairs of a batch, if not batch_pairs."""
 
-    def __init__(self, batch_pairs: int = 32, *, up: bool = True, pairs_per_second: float = 0.0) -> None:
+    def __init__(self, batch_pairs: int = 32, *, most: int | None = None, up: bool = True, pairs_per_second: float = 0.0) -> None:
         self.batch_pairs, self.up, self.pairs_per_second = batch_pairs, up, pairs_per_second
+        self.most_batch_pairs = most or batch_pairs
         self.calls: asyncio.Queue[tuple[list[int], asyncio.Future[list[PairScore]]]] = asyncio.Queue()
 
     async def score(self, blobs: list[bytes]) -> list[PairScore]:

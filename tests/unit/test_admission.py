@@ -46,14 +46,25 @@ async def test_a_small_request_gets_its_turn_between_the_calls_of_a_big_one(entr
     assert_idle(admission, entry_metrics)
 
 
-@pytest.mark.parametrize(("batch_pairs", "workers", "most"), [(100, 1, 200), (100, 2, 100), (100, 4, 50), (10, 1, 20), (1, 8, 1)])
+@pytest.mark.parametrize(
+    ("batch_pairs", "longest", "workers", "most"),
+    [
+        (100, 100, 1, 200),
+        (100, 100, 2, 100),
+        (100, 100, 4, 50),
+        (10, 10, 1, 20),
+        (1, 1, 8, 1),
+        (100, 128, 1, 216),
+        (100, 128, 4, 62),
+    ],
+)
 @played
 async def test_what_is_under_way_fills_a_worker_s_share_and_no_more(
-    entry_metrics: EntryMetrics, batch_pairs: int, workers: int, most: int
+    entry_metrics: EntryMetrics, batch_pairs: int, longest: int, workers: int, most: int
 ) -> None:
-    """A running and a waiting batch over all workers; but a single call may always go."""
+    """A running and a waiting batch over all workers, and half a call where BentoML takes that; but a single call may always go."""
     sizes = np.random.default_rng(batch_pairs).integers(1, 90, size=40).tolist()
-    link = FakeLink(batch_pairs)
+    link = FakeLink(batch_pairs, most=longest)
     admission = make_admission(entry_metrics, link, workers=workers)
     most_call, call_pairs = min(MAX_CALL_PAIRS, batch_pairs), admission._turns.call_pairs
     asked = [ask(admission, size) for size in sizes]

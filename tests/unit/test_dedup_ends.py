@@ -116,6 +116,21 @@ async def test_one_who_is_rejected_fails_nobody_else(tokenizer: PairTokenizer, e
 
 
 @served
+async def test_for_one_who_is_rejected_nothing_begins(tokenizer: PairTokenizer, entry_metrics: EntryMetrics) -> None:
+    """A server under overload refuses most of what comes, and its cores are the model's."""
+    server = Server(tokenizer, entry_metrics, most=1)
+    before = server.ask("x")
+    call = await server.link.calls.get()
+    with pytest.raises(QueueFull):
+        await server.ask("a")
+    assert len(server.flights) == 1
+    shared = server.ask("x")
+    call.answer()
+    assert raws(await before) == raws(await shared) == server.truth("x")
+    await server.assert_nothing_left()
+
+
+@served
 async def test_one_whose_time_is_up_fails_nobody_else(server: Server) -> None:
     """Its pairs in the queue are computed for those who have time."""
     hasty = server.ask("a", "b", seconds=0.1)

@@ -9,13 +9,14 @@ from dataclasses import astuple
 from pathlib import Path
 
 import pytest
-from dedup_parts import WINDOW, Server, claims_in, make_tokenizer, raws, served, until
+from dedup_parts import WINDOW, Server, claims_in, clean, make_tokenizer, raws, served, until
+from parts import played
 from pipeline_parts import FINGERPRINT
 
 from bento_service import dedup, waiting
 from bento_service.cache import shared
 from bento_service.cache.keys import pair_keys
-from bento_service.errors import DeadlinePassed, ScorerFailed
+from bento_service.errors import DeadlinePassed, QueueFull, ScorerFailed
 from bento_service.metrics import EntryMetrics
 from bento_service.schemas import CacheUse, RerankQuery
 from bento_service.tokenizer import PairTokenizer
@@ -288,3 +289,23 @@ async def test_a_score_is_shared_under_the_model_that_gave_it(servers: list[Serv
     assert (await second.known("a"))[1] == (0, 1, 0)
     third.fingerprint = other.hex()
     assert await third.known("a") == (first.truth("a"), (1, 0, 0))
+
+
+@played
+async def test_who_finds_the_queue_full_is_answered_from_redis_or_fails_alone(
+    tokenizer: PairTokenizer, entry_metrics: EntryMetrics, dedup_redis: RedisServer
+) -> None:
+    """Whoever waits for the same pairs begins anew."""
+    full, other = (Server(tokenizer, entry_metrics, redis=dedup_redis, most=most) for most in (3, 10_000))
+    async with clean([full, other]):
+        await other.known("a")
+        before = full.ask("x")
+        call = await full.link.calls.get()
+        assert astuple((await full.ask("a")).cache) == (1, 0, 0)
+        big, small = full.ask("b", "c", "d"), full.ask("c")
+        with pytest.raises(QueueFull):
+            await big
+        assert await full.answer() == ["c"]
+        assert astuple((await small).cache) == (0, 1, 0)
+        call.answer()
+        await before

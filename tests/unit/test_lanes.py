@@ -138,6 +138,14 @@ def test_what_runs_at_once_keeps_to_the_budget(lanes: Lanes, budget: int) -> Non
     assert len({name for name, _ in encoder.passes}) == LANES
 
 
+@pytest.mark.parametrize(("pairs", "passes"), [(40, 4), (41, 6), (60, 6), (61, 8)])
+def test_each_lane_gets_as_many_parts(lanes: Lanes, pairs: int, passes: int) -> None:
+    """Of an odd number of parts one lane would wait for the last."""
+    encoder = PackedEncoder()
+    ScoringEngine(encoder, device=CPU, lanes=lanes, max_batch_tokens=2000).raw_scores(_pairs([100] * pairs))
+    assert len(encoder.passes) == passes
+
+
 @pytest.mark.parametrize(
     ("lengths", "budget", "passes"),
     [
