@@ -20,7 +20,7 @@ import bentoml
 from bento_service.errors import DeviceLost
 from bento_service.metrics import ScorerMetrics
 from bento_service.scorer_link import ScorerStatus
-from bento_service.service.dispatcher import poll_for, wait_briefly
+from bento_service.service.dispatcher import begin_at_once, poll_for, wait_briefly
 from bento_service.service.shutdown import outlive_entries
 from bento_service.service.startup import INFO, SCORER_COUNT, SETTINGS, TAG, give_up, ready_file
 from bento_service.service.tracing import SparingService
@@ -32,6 +32,7 @@ _NEVER = 10**9  # BentoML's proxy drops the calls in flight whenever it renews i
 _NO_DROP_MS = 3_600_000  # the dispatcher drops what it predicts to take longer; shedding load is admission's work
 _METRICS = ScorerMetrics()
 wait_briefly()
+begin_at_once()
 
 
 def scorer_service(index: int) -> Any:
