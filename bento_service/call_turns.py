@@ -62,7 +62,7 @@ class _UnderWay:
         self.pairs -= size
         if turn in self.waiting:
             self.waiting[turn] -= size
-        # At the end of a batch all that waited began; and so it did if nothing else is left.
+        # At the end of a batch all that waited began, but for what was still on its way; and so it did if nothing else is left.
         if begun > self.latest or self.pairs == sum(self.waiting.values()):
             self.latest = max(begun, self.latest)
             self.waiting.clear()
@@ -71,15 +71,15 @@ class _UnderWay:
         """Tell whether a call may be sent, too. batch: pairs of one, about · most: of one, at most."""
         if not self.pairs:
             return True
-        if self.pairs + size > _BATCHES_UNDER_WAY * min(batch + min(batch, MAX_CALL_PAIRS) / 4, most):
+        # Half a call over in each, as long as BentoML joins that.
+        if self.pairs + size > _BATCHES_UNDER_WAY * min(batch + min(batch, MAX_CALL_PAIRS) / 2, most):
             return False
         waiting = sum(self.waiting.values())
         if not waiting:
             return True
         # The waiting batch has its bound to itself, or one that got more would be followed by one that has less, and so on for ever.
-        if (
-            first
-        ):  # whole requests mostly, of any size: as near to a batch as they come, or it would be short of half a call on average
+        if first:
+            # Whole requests mostly, of any size: as near to a batch as they come, or it would be short of half a call on average.
             return waiting + size / 2 <= batch and waiting + size <= most
         later = size + sum(pairs for turn, pairs in self.waiting.items() if not turn.first)
         return waiting + size <= batch and later <= batch * (1 - _KEPT_SHARE)

@@ -79,12 +79,13 @@ class Deduplication:
 
         alone_seconds: how long so many pairs would take by now if nothing was shared. What others own is waited for during a lease
         longer than that; then whatever is not with a Scorer is taken over from who has had it for that long. check_room: raises what `compute`
-        would at its begin, for the pairs at these places; asked early where no other cache can know them, since a server under
-        overload refuses most of what comes · looked_up: called once the caches have said what they know. Cancelling drops what nobody else
+        would at its begin, for the pairs at these places; asked before anything begins where no cache beside this process's is asked,
+        since a server under overload refuses most of what comes · looked_up: called once the caches have said what they know. Cancelling drops what nobody else
         wants and has not gone out. Raises what `compute` raises.
         """
         places = range(len(keys.pairs))
         if use is not CacheUse.FULL:
+            check_room(places)
             found = await self._anew(keys, compute, store=use is CacheUse.REFRESH)
         else:
             found = {place: Answer(known, Origin.PROCESS) for place in places if (known := self._local.get(keys.pairs[place]))}

@@ -130,7 +130,7 @@ class Settings(BaseSettings):
         ge=2,
         le=8192,
         validation_alias="MICRO_BATCH_MAX_SIZE",
-        description="Pairs in a Scorer batch, at most. The batch in use is smaller where this many take over a quarter of a second.",
+        description="Pairs in a Scorer batch, at most. The batch in use is of about a quarter of a second of work where this many take longer.",
     )
     max_batch_tokens: int | None = Field(
         None,

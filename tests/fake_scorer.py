@@ -51,6 +51,7 @@ class FakeScorer:
             "fingerprint": FINGERPRINT.hex(),
             "max_length": 256,
             "batch_pairs": 64,
+            "most_batch_pairs": 128,
             "pairs_per_second": 100.0,
             "busy_seconds": 0.0,
         }

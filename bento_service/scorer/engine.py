@@ -158,7 +158,11 @@ class ScoringEngine:
                 return list(self._forward(batch, rows, own, at_once=lanes.count)), own
 
         share = self.max_batch_tokens // lanes.count
-        for done, own in lanes.run(run, plan_packed(lengths, max_tokens=share, least=parts)):
+        planned = plan_packed(lengths, max_tokens=share, least=parts)
+        if over := len(planned) % lanes.count:
+            # As many for each lane: of five parts on two lanes one lane would wait for the last.
+            planned = plan_packed(lengths, max_tokens=share, least=len(planned) + lanes.count - over)
+        for done, own in lanes.run(run, planned):
             tally.add(own)
             for places, output in done:
                 if own.memory_retries and not output.shape[1]:
@@ -174,9 +178,7 @@ class ScoringEngine:
         # One lane would be waited for, or all of them together would take more memory than they may.
         if count * longest > tokens or count * max(_LEAST_PART_TOKENS, longest) > self.max_batch_tokens:
             return 1
-        each = min(_PARTS_PER_LANE, tokens // (count * _LEAST_PART_TOKENS))
-        # As many for each lane: of five parts on two lanes one lane waits for the last.
-        return count * max(each, -(-tokens // self.max_batch_tokens)) if each else 1
+        return count * min(_PARTS_PER_LANE, tokens // (count * _LEAST_PART_TOKENS)) or 1
 
     def _plan(self, lengths: Sequence[int]) -> list[list[int]]:
         if self._encoder.packs:

@@ -1,6 +1,6 @@
 """How BentoML's dispatcher, which joins calls into batches, is kept from costing the model its speed.
 
-Its interval and its wait are attributes of its classes, not settings; bentoml is pinned below 1.5.
+Its interval, its wait and what follows a batch are attributes of its classes, some of them private, and no settings; bentoml is pinned below 1.5.
 """
 
 from __future__ import annotations

@@ -29,4 +29,5 @@ def client(builtin_tag: str, scorer: FakeScorer) -> Iterator[TestClient]:
             if started.get("/readyz").is_success:
                 break
             started.portal.call(asyncio.sleep, 0.02)
+        assert started.get("/readyz").is_success
         yield started

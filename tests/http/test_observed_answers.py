@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
@@ -49,3 +51,9 @@ def test_the_exposition_has_one_type_line_for_each_metric(client: TestClient) ->
     assert {"parse", "cache", "tokenize", "queue", "score", "rank"} <= stages
     [process] = {sample.labels["process"] for sample in families["reranker_process_resident_bytes"].samples}
     assert process == "entry-1"
+
+
+def test_what_is_loaded_is_no_garbage(client: TestClient) -> None:
+    """A search through it would stop the entry worker for a tenth of a second."""
+    assert client.get("/livez").is_success
+    assert gc.get_freeze_count() > 10_000

@@ -20,6 +20,7 @@ _BENTOML_S_OWN = CorkDispatcher.outbound_call
 def room(builtin_tag: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Import the room, which wants a saved model, and take away what the Scorer's room has set."""
     assert builtin_tag
+    assert _BENTOML_S_OWN.__module__.startswith("bentoml")
     room = import_module("bento_service.service.dispatcher")
     import_module("bento_service.service.scorer")
     monkeypatch.delattr(Optimizer, "wait")
@@ -101,6 +102,7 @@ async def _trained(score: Callable[..., Any]) -> AsyncIterator[Callable[[Any], A
 def test_calls_that_come_together_still_share_a_batch(room: ModuleType) -> None:
     """While one runs, and within the wait."""
     room.wait_briefly()
+    room.begin_at_once()
     sizes: list[int] = []
 
     async def score(batch: Sequence[object]) -> Sequence[object]:

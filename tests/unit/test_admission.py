@@ -54,8 +54,7 @@ async def test_a_small_request_gets_its_turn_between_the_calls_of_a_big_one(entr
         (100, 100, 4, 50),
         (10, 10, 1, 20),
         (1, 1, 8, 1),
-        (100, 128, 1, 216),
-        (100, 128, 4, 62),
+        (100, 128, 1, 232),
     ],
 )
 @played

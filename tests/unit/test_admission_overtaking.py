@@ -339,15 +339,27 @@ def end_batch(calls: list[Call], begun: float) -> None:
         end.set_result([PairScore(float(number), Outcome.SCORED, begun=begun) for number in numbers])
 
 
-@pytest.mark.parametrize(("batch_pairs", "most", "calls"), [(34, 128, 3), (36, 128, 4), (44, 128, 4), (46, 128, 5), (36, 39, 3)])
+@pytest.mark.parametrize(
+    ("size", "batch_pairs", "most", "calls"),
+    [
+        (10, 34, 128, 3),
+        (10, 36, 128, 4),
+        (10, 44, 128, 4),
+        (10, 46, 128, 5),
+        (10, 36, 39, 3),
+        (20, 31, 128, 2),
+        (20, 51, 128, 3),
+        (32, 50, 128, 2),
+    ],
+)
 @played
 async def test_the_waiting_batch_of_small_requests_is_as_near_to_a_batch_as_they_come(
-    entry_metrics: EntryMetrics, batch_pairs: int, most: int, calls: int
+    entry_metrics: EntryMetrics, size: int, batch_pairs: int, most: int, calls: int
 ) -> None:
     """Half a call too much is as good as half a call too little; but what BentoML would cut does not go out together."""
     link = FakeLink(batch_pairs, most=most)
     admission = make_admission(entry_metrics, link, workers=1)
-    asked = [ask(admission, 10, 100 * number) for number in range(20)]
+    asked = [ask(admission, size, 100 * number) for number in range(20)]
     running = [await link.calls.get()]
     for batch in range(1, 4):
         waiting = [await link.calls.get() for _ in range(calls)]

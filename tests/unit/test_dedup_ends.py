@@ -115,15 +115,19 @@ async def test_one_who_is_rejected_fails_nobody_else(tokenizer: PairTokenizer, e
     await server.assert_nothing_left()
 
 
+@pytest.mark.parametrize("use", list(CacheUse))
 @served
-async def test_for_one_who_is_rejected_nothing_begins(tokenizer: PairTokenizer, entry_metrics: EntryMetrics) -> None:
+async def test_for_one_who_is_rejected_nothing_begins(
+    tokenizer: PairTokenizer, entry_metrics: EntryMetrics, use: CacheUse, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A server under overload refuses most of what comes, and its cores are the model's."""
     server = Server(tokenizer, entry_metrics, most=1)
     before = server.ask("x")
     call = await server.link.calls.get()
-    with pytest.raises(QueueFull):
-        await server.ask("a")
-    assert len(server.flights) == 1
+    with monkeypatch.context() as begun:
+        begun.setattr(server.dedup, "_launch", None)
+        with pytest.raises(QueueFull):
+            await server.ask("a", use=use)
     shared = server.ask("x")
     call.answer()
     assert raws(await before) == raws(await shared) == server.truth("x")

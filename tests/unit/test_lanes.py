@@ -138,11 +138,11 @@ def test_what_runs_at_once_keeps_to_the_budget(lanes: Lanes, budget: int) -> Non
     assert len({name for name, _ in encoder.passes}) == LANES
 
 
-@pytest.mark.parametrize(("pairs", "passes"), [(40, 4), (41, 6), (60, 6), (61, 8)])
-def test_each_lane_gets_as_many_parts(lanes: Lanes, pairs: int, passes: int) -> None:
-    """Of an odd number of parts one lane would wait for the last."""
+@pytest.mark.parametrize(("pairs", "length", "passes"), [(20, 100, 4), (21, 100, 6), (30, 100, 6), (31, 100, 8), (27, 75, 6)])
+def test_each_lane_gets_as_many_parts(lanes: Lanes, pairs: int, length: int, passes: int) -> None:
+    """Of an odd number of parts one lane would wait for the last, also where only what is left over makes it odd."""
     encoder = PackedEncoder()
-    ScoringEngine(encoder, device=CPU, lanes=lanes, max_batch_tokens=2000).raw_scores(_pairs([100] * pairs))
+    ScoringEngine(encoder, device=CPU, lanes=lanes, max_batch_tokens=1024).raw_scores(_pairs([length] * pairs))
     assert len(encoder.passes) == passes
 
 
