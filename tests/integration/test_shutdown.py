@@ -6,11 +6,14 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import pytest
 
+from cache_calls import serving
 from servers import Server
 from texts import Texts
 
@@ -39,28 +42,36 @@ def ask(server: Server, seen: list[Seen], query: str, documents: list[str]) -> N
     seen.append(Seen(sent, answer.status_code, code, answer.headers.get("connection")))
 
 
-def test_sigterm_answers_what_was_taken_and_takes_no_more_after_the_drain_period(builtin_tag: str) -> None:
-    """/readyz is off at once, small requests are taken meanwhile, a big one is finished after it, new ones get 503, exit 0."""
+@pytest.fixture(scope="module")
+def servers(builtin_tag: str) -> Iterator[list[Server]]:
+    """Start one for each test, side by side: one with two entry workers, and one."""
     assert builtin_tag
-    with Server(Path(os.environ["BENTOML_HOME"]), RERANKER_DRAIN_SECONDS=DRAIN_SECONDS, RERANKER_WORKERS=2) as server:
-        texts, big, small = Texts(7), [], []
-        begun = time.monotonic()
-        ask(server, [], *texts.request(64))
-        pairs_per_second = 64 / (time.monotonic() - begun)
-        # Seconds of work, so that it outlasts the drain period.
-        slow = threading.Thread(target=ask, args=(server, big, *texts.request(min(1000, int(5 * pairs_per_second)))))
-        slow.start()
-        while not server.get("/health").json()["requests"]["active"]:
-            time.sleep(0.02)
-        server.process.send_signal(signal.SIGTERM)
-        signalled = time.monotonic()
-        while server.get("/readyz").is_success:
-            assert time.monotonic() - signalled < 1
-        assert server.get("/health").json()["status"] == "draining"
-        while slow.is_alive() and server.process.poll() is None:
-            ask(server, small, *texts.request(1))
-        slow.join(30)
-        assert server.wait_exit(30) == 0
+    home = Path(os.environ["BENTOML_HOME"])
+    with serving(*(Server(home, RERANKER_DRAIN_SECONDS=DRAIN_SECONDS, RERANKER_WORKERS=workers) for workers in (2, 1))) as both:
+        yield both
+
+
+def test_sigterm_answers_what_was_taken_and_takes_no_more_after_the_drain_period(servers: list[Server]) -> None:
+    """/readyz is off at once, small requests are taken meanwhile, a big one is finished after it, new ones get 503, exit 0."""
+    server = servers[0]
+    texts, big, small = Texts(7), [], []
+    begun = time.monotonic()
+    ask(server, [], *texts.request(64))
+    pairs_per_second = 64 / (time.monotonic() - begun)
+    # Seconds of work, so that it outlasts the drain period.
+    slow = threading.Thread(target=ask, args=(server, big, *texts.request(min(1000, int(5 * pairs_per_second)))))
+    slow.start()
+    while not server.get("/health").json()["requests"]["active"]:
+        time.sleep(0.02)
+    server.process.send_signal(signal.SIGTERM)
+    signalled = time.monotonic()
+    while server.get("/readyz").is_success:
+        assert time.monotonic() - signalled < 1
+    assert server.get("/health").json()["status"] == "draining"
+    while slow.is_alive() and server.process.poll() is None:
+        ask(server, small, *texts.request(1))
+    slow.join(30)
+    assert server.wait_exit(30) == 0
 
     assert [each.status for each in big] == [200]
     taken = [each for each in small if each.sent < signalled + DRAIN_SECONDS]
@@ -71,20 +82,19 @@ def test_sigterm_answers_what_was_taken_and_takes_no_more_after_the_drain_period
     assert {(each.status, each.code) for each in late} <= {(503, "shutting_down"), (0, None)}
 
 
-def test_a_server_that_was_idle_serves_whoever_comes_while_it_drains(builtin_tag: str) -> None:
+def test_a_server_that_was_idle_serves_whoever_comes_while_it_drains(servers: list[Server]) -> None:
     """Entry workers need new connections to the Scorer then; nothing is left running afterwards."""
-    assert builtin_tag
-    with Server(Path(os.environ["BENTOML_HOME"]), RERANKER_DRAIN_SECONDS=DRAIN_SECONDS) as server:
-        texts, seen = Texts(8), []
-        workers = server.workers("Scorer") + server.workers("Reranker")
-        server.process.send_signal(signal.SIGTERM)
-        while server.get("/readyz").is_success:
-            pass
-        callers = [threading.Thread(target=ask, args=(server, seen, *texts.request(3))) for _ in range(8)]
-        for caller in callers:
-            caller.start()
-        for caller in callers:
-            caller.join()
-        assert [each.status for each in seen] == [200] * 8
-        assert server.wait_exit(20) == 0
-        assert not any(worker.is_running() for worker in workers)
+    server = servers[1]
+    texts, seen = Texts(8), []
+    workers = server.workers("Scorer") + server.workers("Reranker")
+    server.process.send_signal(signal.SIGTERM)
+    while server.get("/readyz").is_success:
+        pass
+    callers = [threading.Thread(target=ask, args=(server, seen, *texts.request(3))) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert [each.status for each in seen] == [200] * 8
+    assert server.wait_exit(20) == 0
+    assert not any(worker.is_running() for worker in workers)
