@@ -307,6 +307,37 @@ async def test_a_big_request_has_the_batch_to_itself_again_when_nobody_comes(
     await leave(big)
 
 
+@pytest.mark.parametrize(
+    ("size", "batch_pairs", "most", "calls"),
+    [
+        (10, 34, 128, 3),
+        (10, 36, 128, 4),
+        (10, 44, 128, 4),
+        (10, 46, 128, 5),
+        (10, 36, 39, 3),
+        (20, 31, 128, 2),
+        (20, 51, 128, 3),
+        (32, 50, 128, 2),
+    ],
+)
+@played
+async def test_the_waiting_batch_of_small_requests_is_as_near_to_a_batch_as_they_come(
+    entry_metrics: EntryMetrics, size: int, batch_pairs: int, most: int, calls: int
+) -> None:
+    """Half a call too much is as good as half a call too little; but what BentoML would cut does not go out together."""
+    link = FakeLink(batch_pairs, most=most)
+    admission = make_admission(entry_metrics, link, workers=1)
+    asked = [ask(admission, size, 100 * number) for number in range(20)]
+    running = [await link.calls.get()]
+    for batch in range(1, 4):
+        waiting = [await link.calls.get() for _ in range(calls)]
+        assert link.calls.empty()
+        end_batch(running, float(batch))
+        running = waiting
+        await asyncio.sleep(0)
+    await leave(*asked)
+
+
 async def in_company(
     admission: Admission, link: FakeLink
 ) -> tuple[asyncio.Task[list[float]], asyncio.Task[list[float]], Call, list[Call]]:
@@ -337,34 +368,3 @@ def end_batch(calls: list[Call], begun: float) -> None:
     """Answer the calls of one batch."""
     for numbers, end in calls:
         end.set_result([PairScore(float(number), Outcome.SCORED, begun=begun) for number in numbers])
-
-
-@pytest.mark.parametrize(
-    ("size", "batch_pairs", "most", "calls"),
-    [
-        (10, 34, 128, 3),
-        (10, 36, 128, 4),
-        (10, 44, 128, 4),
-        (10, 46, 128, 5),
-        (10, 36, 39, 3),
-        (20, 31, 128, 2),
-        (20, 51, 128, 3),
-        (32, 50, 128, 2),
-    ],
-)
-@played
-async def test_the_waiting_batch_of_small_requests_is_as_near_to_a_batch_as_they_come(
-    entry_metrics: EntryMetrics, size: int, batch_pairs: int, most: int, calls: int
-) -> None:
-    """Half a call too much is as good as half a call too little; but what BentoML would cut does not go out together."""
-    link = FakeLink(batch_pairs, most=most)
-    admission = make_admission(entry_metrics, link, workers=1)
-    asked = [ask(admission, size, 100 * number) for number in range(20)]
-    running = [await link.calls.get()]
-    for batch in range(1, 4):
-        waiting = [await link.calls.get() for _ in range(calls)]
-        assert link.calls.empty()
-        end_batch(running, float(batch))
-        running = waiting
-        await asyncio.sleep(0)
-    await leave(*asked)
