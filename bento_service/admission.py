@@ -117,7 +117,7 @@ class Admission:
         if self._waiting_requests >= self._bounds.requests and not self._begins_at_once(pairs):
             raise QueueFull(
                 "too many requests wait to be scored: try again after Retry-After seconds",
-                retry_after_seconds=self._whole_seconds(self._turns.call_pairs),
+                retry_after_seconds=self._whole_seconds(self._turns.under_way_pairs),
             )
         over_seconds = self._wait_seconds() - self._bounds.wait_seconds
         if over_seconds > 0:
@@ -280,7 +280,8 @@ class Admission:
                         if not place.slot:
                             await self._slots.acquire()
                             place.slot = True
-                turn = await self._turns.take(size, request=place, first=not place.begun)
+                small = self._turns.first_call_pairs(place.pairs) == place.pairs
+                turn = await self._turns.take(size, request=place, first=not place.begun, small=small)
                 place.begun = True
                 return turn
         except TimeoutError:

@@ -22,10 +22,11 @@ MAX_CALL_PAIRS = 32
 _BATCHES_UNDER_WAY = 2
 # Of a batch, kept for requests of which nothing is under way: they join the waiting one, however big those before them are.
 _KEPT_SHARE = 0.25
-# While a request comes beside others, and for so long after its first call has ended, later calls of each in a batch are one, or as many as take this
-# long: what comes next waits for that batch and rides in the one after it.
+# While a small request comes beside others, and for so long after it has ended, later calls of each in a batch are one, or as many as take
+# this long: what comes next waits for that batch and rides in the one after it.
 _COMPANY_SECONDS = 1.0
 _COMPANY_BATCH_SECONDS = 0.1
+_LEAST_COMPANY_CALL_PAIRS = 8  # or sending calls would take what smaller batches gain
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,7 +96,7 @@ class CallTurns:
         # Breaks ties, so that sequential requests use every Scorer; a random start, since entry workers do not know of each other.
         self._sent_pairs = {link: random.randrange(MAX_CALL_PAIRS) for link in links}  # noqa: S311  no secret
         self._queue: deque[CallTurn] = deque()
-        # First calls that came while others were under way, and what of them has not ended; and until when they are reckoned with.
+        # First calls of small requests that came while others were under way, and what of them has not ended; and until when they are reckoned with.
         self._company: dict[CallTurn, int] = {}
         self._company_until = 0.0
         self._overtaken_pairs = 0
@@ -121,10 +122,14 @@ class CallTurns:
     def call_pairs(self) -> int:
         """Pairs of a big request's call: at most 32, and less where a slow model takes a quarter of a second for fewer.
 
-        Where its share of a batch is more, as many calls of a size as fill it, so that batches are alike.
+        Where its share of a batch is more, as many calls of a size as fill it, so that batches are alike. In company, as many as a batch then has of it.
         """
+        most = self._most_call_pairs
+        speed = min((link.pairs_per_second for link in self._links if link.up), default=0.0)
+        if speed and self._in_company():
+            most = min(most, max(_LEAST_COMPANY_CALL_PAIRS, int(_COMPANY_BATCH_SECONDS * speed / self._entry_workers)))
         share = int(self._slowest_batch / self._entry_workers * (1 - _KEPT_SHARE))
-        return self._most_call_pairs if share <= MAX_CALL_PAIRS else share // math.ceil(share / MAX_CALL_PAIRS)
+        return most if share <= most else share // math.ceil(share / most)
 
     def first_call_pairs(self, pairs: int) -> int:
         """Pairs of the first call of a request with so many: all of them if they fit into one."""
@@ -155,12 +160,12 @@ class CallTurns:
             return False
         return self._room_for(size) is not None
 
-    async def take(self, size: int, *, request: object, first: bool = False) -> CallTurn:
-        """Wait for a turn; it is to be given back. Raises ScorerDown when the last Scorer goes away."""
+    async def take(self, size: int, *, request: object, first: bool = False, small: bool = False) -> CallTurn:
+        """Wait for a turn; it is to be given back. small: a call's worth is all there is of its request. Raises ScorerDown when the last Scorer goes away."""
         # Of a request's queries that wait together, one is its first.
         first = first and not any(turn.first and turn.request is request for turn in self.waiting())
         turn = CallTurn(size, request, first, asyncio.get_running_loop().create_future())
-        if first and self.under_way_pairs:
+        if first and small and self.under_way_pairs:
             self._company[turn] = size
         self._queue.append(turn)
         self._hand_out()

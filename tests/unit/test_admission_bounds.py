@@ -26,7 +26,7 @@ async def test_as_many_requests_wait_as_are_allowed(entry_metrics: EntryMetrics,
     with pytest.raises(QueueFull, match="too many requests") as caught:
         await ask(admission, 1)
     assert not isinstance(caught.value, QueueTimeout)
-    assert caught.value.retry_after_seconds == 4  # for the next call of 32
+    assert caught.value.retry_after_seconds == 4  # until the 32 under way have come back
     link.calls.put_nowait(call)
     for _ in range(2 + requests):
         await link.answer()

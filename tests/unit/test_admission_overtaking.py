@@ -119,6 +119,36 @@ async def test_in_company_a_fast_model_s_batch_is_filled(entry_metrics: EntryMet
 
 
 @played
+@pytest.mark.parametrize(
+    ("pairs_per_second", "batch_pairs", "workers", "pairs"),
+    [
+        pytest.param(160, 40, 1, 15, id="a tenth of a second's, and two of them in what a batch has for later calls"),
+        pytest.param(160, 40, 2, 7, id="this entry worker's share of it, but no fewer than about eight"),
+        pytest.param(20, 5, 1, 5, id="a batch is no more"),
+        pytest.param(640, 160, 1, 30, id="no more than alone"),
+        pytest.param(0, 40, 1, 32, id="as many as alone while the speed is unknown"),
+    ],
+)
+async def test_in_company_a_slow_model_s_calls_are_small(
+    entry_metrics: EntryMetrics, pairs_per_second: float, batch_pairs: int, workers: int, pairs: int
+) -> None:
+    """Those that are still to be cut: a request that comes waits for one of them and rides with another."""
+    link = FakeLink(batch_pairs=batch_pairs, pairs_per_second=pairs_per_second)
+    admission = make_admission(entry_metrics, link, workers=workers)
+    alone = admission._turns.call_pairs
+    big = ask(admission, 1000)
+    first = await link.calls.get()
+    assert len(first[0]) == alone
+    other_big = ask(admission, 1000, 2000)
+    await asyncio.sleep(0)
+    assert admission._turns.call_pairs == alone  # a big one gains nothing from it
+    small = ask(admission, 5, 5000)
+    await asyncio.sleep(0)
+    assert admission._turns.call_pairs == pairs <= alone
+    await leave(big, other_big, small)
+
+
+@played
 async def test_in_company_a_big_request_has_one_call_in_a_batch_of_each_scorer(entry_metrics: EntryMetrics) -> None:
     """However full the others are."""
     links = [FakeLink(batch_pairs=128), FakeLink(batch_pairs=128)]
