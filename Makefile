@@ -176,11 +176,12 @@ build: setup ## pack code and model into a Bento
 	@if [ -z "$${RERANKER_MODEL:-}" ] && [ -z "$(BUILTIN_SAVED)" ]; then $(SAVE) --model builtin; fi
 	$(BIN)/bentoml build
 
-containerize: build ## make an image of the Bento, with Docker or, without an engine, buildah: [IMAGE=reranker:latest] [TORCH=cpu|cuda|<where its wheels are found>]
+containerize: build ## make an image of the Bento, with Docker or, without an engine, buildah, and try it: [IMAGE=reranker:latest] [TORCH=cpu|cuda|<where its wheels are found>] [TRY=no]
 	BENTOML=$(BIN)/bentoml deploy/containerize.sh "$(IMAGE)" "$(TORCH)"
+	$(if $(filter no,$(TRY)),,@$(MAKE) test-image IMAGE="$(IMAGE)" CASES="golden_request or not_root_s")
 
 test-image: setup-dev ## start the image of make containerize as its user, in Docker, Podman or a buildah container: [IMAGE=…] [ENGINE=docker|podman|buildah]
-	IMAGE="$(IMAGE)" $(BIN)/python -m pytest -p no:cacheprovider -s tests/image
+	IMAGE="$(IMAGE)" $(BIN)/python -m pytest -p no:cacheprovider -s tests/image $(if $(CASES),-k "$(CASES)")
 
 test-deploy: $(VENV)/.deploy ## deploy/kubernetes, compose.yaml and haproxy.cfg against their schemas; wants kubectl (or kustomize) and haproxy
 	$(BIN)/python -m pytest -p no:cacheprovider tests/deploy

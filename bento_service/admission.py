@@ -117,11 +117,17 @@ class Admission:
         if self._waiting_requests >= self._bounds.requests and not self._begins_at_once(pairs):
             raise QueueFull(
                 "too many requests wait to be scored: try again after Retry-After seconds",
-                retry_after_seconds=self._whole_seconds(self._turns.under_way_pairs),
+                retry_after_seconds=self._next_begins_seconds(),
             )
         over_seconds = self._wait_seconds() - self._bounds.wait_seconds
         if over_seconds > 0:
             raise _waited_too_long(over_seconds)
+
+    def _next_begins_seconds(self) -> int:
+        """Estimate when the next of those that wait begins: once a request of middling size has ended where slots are what it wants."""
+        if self._slots and self._slots.locked():
+            return self._whole_seconds(self._queued_pairs // (self._waiting_requests + (self._bounds.parallel or 1)))
+        return self._whole_seconds(self._turns.under_way_pairs)
 
     def _begins_at_once(self, pairs: int) -> bool:
         """Tell whether nothing stands before a request that arrives now."""

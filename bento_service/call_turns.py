@@ -26,7 +26,7 @@ _KEPT_SHARE = 0.25
 # this long: what comes next waits for that batch and rides in the one after it.
 _COMPANY_SECONDS = 1.0
 _COMPANY_BATCH_SECONDS = 0.1
-_LEAST_COMPANY_CALL_PAIRS = 8  # or sending calls would take what smaller batches gain
+_LEAST_CALL_PAIRS = 8  # or big requests would hardly get on beside small ones that fill what they leave
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,14 +122,16 @@ class CallTurns:
     def call_pairs(self) -> int:
         """Pairs of a big request's call: at most 32, and less where a slow model takes a quarter of a second for fewer.
 
-        Where its share of a batch is more, as many calls of a size as fill it, so that batches are alike. In company, as many as a batch then has of it.
+        Where its share of a batch is more, as many calls of a size as fill it, so that batches are alike. In company, as many as a batch then has of it,
+        unless the small ones fill batches by themselves.
         """
-        most = self._most_call_pairs
+        alone = most = self._most_call_pairs
         speed = min((link.pairs_per_second for link in self._links if link.up), default=0.0)
-        if speed and self._in_company():
-            most = min(most, max(_LEAST_COMPANY_CALL_PAIRS, int(_COMPANY_BATCH_SECONDS * speed / self._entry_workers)))
+        if speed and self._in_company() and sum(self._company.values()) < self.batch_pairs:
+            most = min(alone, max(1, int(_COMPANY_BATCH_SECONDS * speed / self._entry_workers)))
         share = int(self._slowest_batch / self._entry_workers * (1 - _KEPT_SHARE))
-        return most if share <= most else share // math.ceil(share / most)
+        pairs = most if share <= most else share // math.ceil(share / most)
+        return max(pairs, min(alone, _LEAST_CALL_PAIRS))
 
     def first_call_pairs(self, pairs: int) -> int:
         """Pairs of the first call of a request with so many: all of them if they fit into one."""

@@ -105,8 +105,8 @@ def _requests(samples: Samples) -> dict[str, Any]:
     waited = samples.get(("reranker_stage_seconds_sum", (("stage", "queue"),)), 0.0)
     return {
         "total": int(total),
-        # A caller's own mistake (4xx) is no failure of the service; being turned away (429) is.
-        "success_rate": round(1 - sum(statuses.get(code, 0.0) for code in ("429", "500", "503", "504")) / total, 4)
+        # A caller's own mistake (4xx) is no failure of the service; being turned away (429) is, and TEI's 424 is a failed score.
+        "success_rate": round(1 - sum(statuses.get(code, 0.0) for code in ("424", "429", "500", "503", "504")) / total, 4)
         if total
         else None,
         "average_wait_seconds": round(waited / waits, 4) if waits else None,

@@ -46,6 +46,9 @@ EXPOSED_HEADERS = (
     "x-cache-shared",
     "x-compute-tokens",
     "x-total-time",
+    "x-tokenization-time",
+    "x-queue-time",
+    "x-inference-time",
 )
 
 

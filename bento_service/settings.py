@@ -195,7 +195,7 @@ class Settings(BaseSettings):
         ge=1,
         validation_alias="RERANKER_MAX_PARALLEL",
         description="Requests whose pairs are computed at the same time per server, shared out among the entry workers. Default: no such limit, since "
-        "requests take turns, and what is with a model worker is bounded by two of its batches.",
+        "requests take turns, and what is with a model worker is bounded by two of its batches. With one, a request waits for a whole one to end where all places are taken.",
     )
     max_parallel_requests: int | None = Field(
         None,

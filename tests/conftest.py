@@ -20,10 +20,8 @@ for _name in [name for name in os.environ if name.startswith(_SETTINGS) and name
     del os.environ[_name]  # a developer's own settings must not change what is tested
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _home() -> Iterator[None]:
-    """Remove the tests' BENTOML_HOME at the end."""
-    yield
+def pytest_unconfigure() -> None:
+    """Remove the tests' BENTOML_HOME at the end, which a process that only hands out tests has, too."""
     shutil.rmtree(_HOME, ignore_errors=True)
 
 

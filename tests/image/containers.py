@@ -22,12 +22,12 @@ from servers import free_port
 SERVE = "serve"
 _ENTRYPOINT = "/home/bentoml/bento/env/docker/entrypoint.sh"
 _WORKER = "_bentoml_impl.worker.service"
-_KILL_SCORER = f"""
-import psutil
+_SIGNAL_SCORER = f"""
+import sys, psutil
 for process in psutil.process_iter():
     words = process.cmdline()
     if "{_WORKER}" in words and words[words.index("--service-name") + 1] == "Scorer":
-        process.kill()
+        process.send_signal(int(sys.argv[1]))
 """
 
 
@@ -66,10 +66,10 @@ def find_engine() -> str:
 
 
 class Container(ABC):
-    """One container that serves on a port of this machine."""
+    """One container that serves on a port of this machine. restart: the policy, on-failure or unless-stopped."""
 
-    def __init__(self, image: str, **settings: object) -> None:
-        self.image = image
+    def __init__(self, image: str, *, restart: str, **settings: object) -> None:
+        self.image, self.restart = image, restart
         self.port = free_port()
         # The image's own BENTOML_HOME is a folder beside the Bento.
         self.settings = {"BENTOML_HOME": "/tmp/bentoml"} | {name: str(value) for name, value in settings.items()}  # noqa: S108  the container's
@@ -116,12 +116,16 @@ class Container(ABC):
         """Run a program in it as its user; what it prints."""
 
     @abstractmethod
-    def kill_scorer(self) -> None:
-        """SIGKILL to its model worker."""
+    def signal_scorer(self, number: signal.Signals) -> None:
+        """Send a signal to its model worker."""
+
+    @abstractmethod
+    def first_process(self) -> int:
+        """Return the number that the server's first process has for programs inside."""
 
     @abstractmethod
     def restarted(self) -> bool:
-        """Tell whether it ended with a failure and was started again."""
+        """Tell whether it ended, with a failure unless the policy is unless-stopped, and was started again."""
 
     @abstractmethod
     def stop(self) -> int:
@@ -141,30 +145,34 @@ class Container(ABC):
 
 
 class EngineContainer(Container):
-    """A container of Docker or Podman: read-only, without capabilities, restarted on failure."""
+    """A container of Docker or Podman: read-only, without capabilities, restarted by its policy."""
 
-    def __init__(self, engine: str, image: str, **settings: object) -> None:
-        super().__init__(image, **settings)
+    def __init__(self, engine: str, image: str, *, restart: str, **settings: object) -> None:
+        super().__init__(image, restart=restart, **settings)
         self._engine = engine
         self._name = f"reranker-test-{self.port}"
 
     def start(self) -> None:
-        """Start it; the engine starts it again whenever it fails."""
+        """Start it; the engine starts it again as the policy says."""
         given = [word for name, value in self.settings.items() for word in ("--env", f"{name}={value}")]
         # Where containers have no network of their own: IMAGE_NETWORK=host.
         host = os.environ.get("IMAGE_NETWORK") == "host"
         network = ["--network", "host"] if host else ["--publish", f"127.0.0.1:{self.port}:{self.port}"]
         hardened = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]  # noqa: S108  the container's own
-        options = ["--detach", "--name", self._name, "--restart", "on-failure", *hardened, *network, *given]
+        options = ["--detach", "--name", self._name, "--restart", self.restart, *hardened, *network, *given]
         output(self._engine, "run", *options, self.image, SERVE, "--port", str(self.port))
 
     def run_inside(self, *command: str) -> str:
         """Run a program in it as its user; what it prints."""
         return output(self._engine, "exec", self._name, *command)
 
-    def kill_scorer(self) -> None:
-        """SIGKILL to its model worker."""
-        self.run_inside("python", "-c", _KILL_SCORER)
+    def signal_scorer(self, number: signal.Signals) -> None:
+        """Send a signal to its model worker."""
+        self.run_inside("python", "-c", _SIGNAL_SCORER, str(int(number)))
+
+    def first_process(self) -> int:
+        """A container has process numbers of its own."""
+        return 1
 
     def restarted(self) -> bool:
         """Tell whether the engine has started it again."""
@@ -190,10 +198,10 @@ class EngineContainer(Container):
 
 
 class BuildahContainer(Container):
-    """A container without an engine: a chroot with its own mounts, on the host's network, started again by this test after a failure."""
+    """A container without an engine: a chroot with its own mounts, on the host's network, started again by this test."""
 
-    def __init__(self, image: str, **settings: object) -> None:
-        super().__init__(image, **settings)
+    def __init__(self, image: str, *, restart: str, **settings: object) -> None:
+        super().__init__(image, restart=restart, **settings)
         self._id = output("buildah", "from", image)
         self._folder = Path(output("buildah", "mount", self._id))
         self._log_path = Path(f"/var/tmp/reranker-test-{self.port}.log")  # noqa: S108  buildah needs root, and the name is of this run
@@ -226,29 +234,33 @@ class BuildahContainer(Container):
         """Run a program in it as its user; what it prints."""
         return output(*self._command(*command))
 
-    def kill_scorer(self) -> None:
-        """SIGKILL to its model worker."""
+    def signal_scorer(self, number: signal.Signals) -> None:
+        """Send a signal to its model worker."""
         [scorer] = [
             process
             for process, words in self._children()
             if _WORKER in words and words[words.index("--service-name") + 1] == "Scorer"
         ]
-        scorer.kill()
+        scorer.send_signal(number)
+
+    def first_process(self) -> int:
+        """A chroot has the machine's process numbers."""
+        [server] = [process for process, words in self._children() if any(word.endswith("/bentoml") for word in words[:2])]
+        return server.pid
 
     def restarted(self) -> bool:
-        """Do as a restart policy does: start it again once it has ended with a failure."""
+        """Do as its restart policy does: start it again once it has ended."""
         assert self._process is not None
         if self._process.poll() is None:
             return False
-        assert self._process.returncode != 0, "it ended as if nothing had failed"
+        assert self.restart == "unless-stopped" or self._process.returncode != 0, "it ended as if nothing had failed"
         self.start()
         return True
 
     def stop(self) -> int:
         """SIGTERM to its first process, as an engine sends it; the exit code."""
         assert self._process is not None
-        [server] = [process for process, words in self._children() if any(word.endswith("/bentoml") for word in words[:2])]
-        server.send_signal(signal.SIGTERM)
+        os.kill(self.first_process(), signal.SIGTERM)
         return self._process.wait(60)
 
     def written(self) -> list[str]:
@@ -292,6 +304,8 @@ def image_facts(engine: str, image: str) -> tuple[str, list[str], int]:
     return answer["OCIv1"]["config"]["User"], answer["OCIv1"]["config"]["Env"], size
 
 
-def make_container(engine: str, image: str, **settings: object) -> Container:
+def make_container(engine: str, image: str, *, restart: str = "on-failure", **settings: object) -> Container:
     """Make a container that is not started yet."""
-    return BuildahContainer(image, **settings) if engine == "buildah" else EngineContainer(engine, image, **settings)
+    if engine == "buildah":
+        return BuildahContainer(image, restart=restart, **settings)
+    return EngineContainer(engine, image, restart=restart, **settings)

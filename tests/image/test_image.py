@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,7 @@ QUESTION = {"query": "capital of France", "documents": ["Rome", "Paris is the ca
 ORDER = [1, 0, 2]
 SCORES = [0.9483, 0.6507, 0.5692]
 BOUND = 0.05
+COMPOSE = yaml.safe_load((REPOSITORY / "deploy" / "compose.yaml").read_text())
 _MEGABYTE = 1_000_000
 
 
@@ -53,12 +55,9 @@ def test_health_says_what_is_served(container: Container) -> None:
 
 def test_compose_s_health_check_knows_a_ready_server(container: Container) -> None:
     """It passes there, and fails where nobody listens."""
-    compose = yaml.safe_load((REPOSITORY / "deploy" / "compose.yaml").read_text())
-    [_, *command, program] = compose["services"]["reranker"]["healthcheck"]["test"]
-    assert ":3000/" in program
-    container.run_inside(*command, program.replace(":3000/", f":{container.port}/"))
+    container.run_inside(*health_check(container, container.port))
     with pytest.raises(AssertionError):
-        container.run_inside(*command, program.replace(":3000/", f":{free_port()}/"))
+        container.run_inside(*health_check(container, free_port()))
 
 
 def test_its_processes_are_not_root_s(container: Container) -> None:
@@ -89,7 +88,21 @@ def test_it_holds_neither_compilers_nor_cuda_nor_secrets(engine: str, container:
 def test_a_dead_scorer_ends_it_and_the_restart_policy_brings_it_back(engine: str) -> None:
     """With a code other than 0; then it answers again."""
     with make_container(engine, IMAGE, RERANKER_DRAIN_SECONDS=0) as started:
-        started.kill_scorer()
+        started.signal_scorer(signal.SIGKILL)
+        eventually(started.restarted, 60, "a restart")
+        started.wait_ready()
+        assert [result["index"] for result in started.rerank(**QUESTION)["results"]] == ORDER
+
+
+def test_a_hung_scorer_is_ended_by_compose_s_health_check_and_its_restart_policy_brings_it_back(engine: str) -> None:
+    """Once /livez fails; then it answers again."""
+    settings = {"RERANKER_DRAIN_SECONDS": 0, "RERANKER_SCORER_SILENCE_SECONDS": 2, "RERANKER_LIVENESS_SECONDS": 2}
+    restart = COMPOSE["services"]["reranker"]["restart"]
+    with make_container(engine, IMAGE, restart=restart, RERANKER_SHUTDOWN_SECONDS=10, **settings) as started:
+        started.signal_scorer(signal.SIGSTOP)
+        eventually(lambda: started.status("/livez") == 503, 30, "/livez")
+        with pytest.raises(AssertionError):
+            started.run_inside(*health_check(started, started.port))
         eventually(started.restarted, 60, "a restart")
         started.wait_ready()
         assert [result["index"] for result in started.rerank(**QUESTION)["results"]] == ORDER
@@ -99,3 +112,11 @@ def test_sigterm_ends_it_with_exit_0(engine: str) -> None:
     """After a drain period in which it still answers."""
     with make_container(engine, IMAGE, RERANKER_DRAIN_SECONDS=1) as started:
         assert started.stop() == 0
+
+
+def health_check(container: Container, port: int) -> list[str]:
+    """Return compose's command for that container's first process and port."""
+    [_, *command, program] = COMPOSE["services"]["reranker"]["healthcheck"]["test"]
+    assert ":3000/" in program
+    assert "os.kill(1," in program
+    return [*command, program.replace(":3000/", f":{port}/").replace("os.kill(1,", f"os.kill({container.first_process()},")]

@@ -35,6 +35,24 @@ async def test_as_many_requests_wait_as_are_allowed(entry_metrics: EntryMetrics,
 
 
 @played
+async def test_where_slots_are_taken_a_place_among_those_that_wait_is_free_when_a_request_ends(
+    entry_metrics: EntryMetrics,
+) -> None:
+    """As Retry-After says to who is turned away."""
+    link = FakeLink(pairs_per_second=20)  # shared by two entry workers
+    admission = make_admission(entry_metrics, link, requests=1, parallel=1)
+    big, other = ask(admission, 100), ask(admission, 60, 1000)
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFull, match="too many requests") as caught:
+        await ask(admission, 1)
+    assert caught.value.retry_after_seconds == 8  # half of the 160 pairs, of which 10 come back in a second
+    for each in (big, other):
+        each.cancel()
+    await link.answer()
+    await asyncio.wait([big, other])
+
+
+@played
 async def test_a_place_among_those_that_wait_is_free_again_when_one_begins(entry_metrics: EntryMetrics) -> None:
     """And when one that waits goes away."""
     link = FakeLink()

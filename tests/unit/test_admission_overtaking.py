@@ -123,7 +123,8 @@ async def test_in_company_a_fast_model_s_batch_is_filled(entry_metrics: EntryMet
     ("pairs_per_second", "batch_pairs", "workers", "pairs"),
     [
         pytest.param(160, 40, 1, 15, id="a tenth of a second's, and two of them in what a batch has for later calls"),
-        pytest.param(160, 40, 2, 7, id="this entry worker's share of it, but no fewer than about eight"),
+        pytest.param(160, 40, 2, 8, id="this entry worker's share of it, but no fewer than eight"),
+        pytest.param(48, 12, 1, 8, id="nor fewer to fill a batch"),
         pytest.param(20, 5, 1, 5, id="a batch is no more"),
         pytest.param(640, 160, 1, 30, id="no more than alone"),
         pytest.param(0, 40, 1, 32, id="as many as alone while the speed is unknown"),
@@ -145,7 +146,27 @@ async def test_in_company_a_slow_model_s_calls_are_small(
     small = ask(admission, 5, 5000)
     await asyncio.sleep(0)
     assert admission._turns.call_pairs == pairs <= alone
-    await leave(big, other_big, small)
+    crowd = [ask(admission, 5, 6000 + 5 * number) for number in range(10)]
+    await asyncio.sleep(0)
+    assert admission._turns.call_pairs == alone  # batches are long, whatever it has of them
+    await leave(big, other_big, small, *crowd)
+
+
+@played
+async def test_in_company_a_slow_model_s_batch_has_a_small_call_of_a_big_request(entry_metrics: EntryMetrics) -> None:
+    """One, and it is followed by as small ones."""
+    link = FakeLink(batch_pairs=40, most=128, pairs_per_second=160)
+    admission = make_admission(entry_metrics, link, workers=1)
+    big = ask(admission, 1000)
+    running, waiting = [await link.calls.get()], [await link.calls.get()]
+    small = ask(admission, 10, 5000)
+    waiting.append(await link.calls.get())
+    for batch, pairs in enumerate((32, 15, 15, 15)):  # the first of them queued before the small one came
+        end_batch(running, float(batch + 1))
+        running, waiting = waiting, [await link.calls.get()]
+        assert (len(waiting[0][0]), link.calls.empty()) == (pairs, True)
+    assert small.done()
+    await leave(big)
 
 
 @played
