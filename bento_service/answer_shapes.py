@@ -254,7 +254,7 @@ HEALTH = _record(
             "Requests to rerank and to score.",
             {
                 "total": _field("integer", "All that were answered."),
-                "success_rate": _or_null("number", "The share that was not answered with 429, 500, 503 or 504."),
+                "success_rate": _or_null("number", "The share that was not answered with 424, 429, 500, 503 or 504."),
                 "average_wait_seconds": _or_null("number", "Seconds in the queue."),
                 "average_processing_seconds": _or_null("number", "Seconds in all."),
                 "waiting": _field("integer", "Now in the queue."),
