@@ -191,9 +191,10 @@ lint: setup-dev ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# In two processes, since servers that start keep one waiting; a file in one of them, for its fixtures.
+# In two processes, since servers that start keep one waiting; a file in one of them, for its fixtures. Then those with bounds in seconds.
 test: setup-dev setup-bento setup-fuzz setup-clients lint ## everything CI runs, but for test-browser and test-rules
-	$(BIN)/python -m pytest -p no:cacheprovider --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -p no:cacheprovider -m "not alone" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -p no:cacheprovider -m alone
 
 chromium:
 	@command -v "$(CHROMIUM)" >/dev/null || { echo "error: no $(CHROMIUM) here: apt-get install chromium, or make test-browser CHROMIUM=<path>" >&2; exit 1; }

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import httpx
 import psutil
+import pytest
 
 from servers import Server
 from texts import Texts
+
+pytestmark = pytest.mark.alone
 
 CIRCUS_CHECK_SECONDS = 10
 

@@ -17,6 +17,8 @@ from cache_calls import serving
 from servers import Server
 from texts import Texts
 
+pytestmark = pytest.mark.alone
+
 DRAIN_SECONDS = 1.5
 
 

@@ -78,6 +78,7 @@ async def test_a_small_body_is_parsed_at_once() -> None:
         await parse(1000, body, Effort())
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "body",
     [

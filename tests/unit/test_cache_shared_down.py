@@ -100,6 +100,7 @@ async def test_a_redis_that_is_not_there_at_the_start_is_used_when_it_comes(
             assert value_of(entry_metrics.redis_errors.labels("connection")) < 15
 
 
+@pytest.mark.alone
 @played
 async def test_a_redis_that_hangs_costs_three_calls_their_time_out(
     entry_metrics: EntryMetrics, log: Callable[[], list[str]]

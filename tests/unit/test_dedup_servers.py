@@ -206,6 +206,7 @@ async def test_an_owner_whose_claim_was_taken_over_gives_back_nothing(servers: l
     assert claims_in(dedup_redis) == []
 
 
+@pytest.mark.alone
 @served
 async def test_who_leaves_gives_its_claims_back_at_once(servers: list[Server], dedup_redis: RedisServer) -> None:
     """But for what is with its Scorer, which it computes and stores; the others do not wait for the lease."""
@@ -226,6 +227,7 @@ async def test_who_leaves_gives_its_claims_back_at_once(servers: list[Server], d
     assert claims_in(dedup_redis) == []
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("how", ["failed", "late", "error"])
 @served
 async def test_who_fails_gives_its_claims_back_at_once(servers: list[Server], dedup_redis: RedisServer, how: str) -> None:

@@ -152,6 +152,7 @@ def test_reading_no_more_than_needed_gives_the_ids_of_the_whole(make_tokenizer: 
     assert pair.truncated == (len(body) > WINDOW - 2)
 
 
+@pytest.mark.alone
 def test_ten_megabytes_cost_no_more_than_what_is_read_of_them(make_tokenizer: Make) -> None:
     """Tokenised whole they would take ten seconds."""
     text = " ".join(_texts(4, 1, 20_000))
