@@ -95,7 +95,7 @@ async def unloaded(server: Server, seconds: float, seed: int) -> float:
 async def overload(server: Server, result: Result, plan: argparse.Namespace) -> None:
     """Offer three times the peak."""
     alone_p99 = await unloaded(server, plan.seconds / 3, 1)
-    best = await peak(server, plan.seconds / 3, 2)
+    best = await peak(server, plan.seconds, 2)
     rate = OVERLOAD * best / DOCUMENTS
     draw_known = new_bodies(3, DOCUMENTS)
     known = [draw_known() for _ in range(KNOWN_REQUESTS)]
@@ -114,7 +114,7 @@ async def overload(server: Server, result: Result, plan: argparse.Namespace) -> 
         used, others = meter.read()
     await asyncio.sleep(max(0.0, plan.seconds + SETTLE_SECONDS - crowd.age))
     again_p99 = await unloaded(server, plan.seconds / 6, 7)
-    again = await peak(server, plan.seconds / 3, 8)
+    again = await peak(server, plan.seconds, 8)
     good = goodput(crowd.visits, min(5.0, plan.seconds / 4), plan.seconds)
     refused = [visit for visit in crowd.visits if visit.status == TOO_MANY]
     result.raw["overload"] = {
