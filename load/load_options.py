@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import secrets
 import shlex
 from pathlib import Path
 
@@ -16,6 +17,8 @@ USERS = {
     "bentoml": "users of `bentoml.SyncHTTPClient`",
     "bentoml-async": "users of `bentoml.AsyncHTTPClient`",
 }
+# Another run asks for other texts, or a server that still runs would know them all.
+_SEED_OF_THIS_RUN = secrets.randbelow(2**31)
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +44,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         "--repeat-within", type=_count, default=10_000, help="an earlier one: among the last so many different ones"
     )
     texts.add_argument("--zipf", type=float, default=1.0, help="slope of the queries' popularity among repeats; 0: all alike")
-    texts.add_argument("--seed", type=int, default=1)
+    texts.add_argument("--seed", type=int, help="of what is generated; default: another one in each run, 1 for a file of queries")
     bounds = parser.add_argument_group("thresholds: the run fails when one is broken")
     bounds.add_argument("--max-failed", type=_share, default=0.0, help="share of requests answered with neither 200 nor 429")
     bounds.add_argument("--max-p99-ms", type=_positive, help="of the time from when a request was due to its answer")
@@ -131,8 +134,9 @@ def _add_rejected(parser: argparse.ArgumentParser) -> None:
 
 def plan_of(options: argparse.Namespace, url: str) -> Plan:
     """Make the plan that the options ask for."""
+    drawn = 1 if options.queries else _SEED_OF_THIS_RUN
     spec = WorkloadSpec(
-        seed=options.seed,
+        seed=drawn if options.seed is None else options.seed,
         documents=options.documents,
         repeats=options.repeats,
         zipf=options.zipf,
@@ -155,7 +159,7 @@ def described(spec: WorkloadSpec) -> str:
         if spec.repeats
         else "all new"
     )
-    return f"generated queries, {repeats}, {spec.documents} {documents} each"
+    return f"generated queries (seed {spec.seed}), {repeats}, {spec.documents} {documents} each"
 
 
 def command_line(target: str, said: list[str]) -> str:
