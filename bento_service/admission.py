@@ -125,23 +125,28 @@ class Admission:
 
     def _next_begins_seconds(self) -> int:
         """Estimate when the next of those that wait begins: once a request of middling size has ended where slots are what it wants."""
-        if self._slots and self._slots.locked():
-            return self._whole_seconds(self._queued_pairs // (self._waiting_requests + (self._bounds.parallel or 1)))
-        return self._whole_seconds(self._turns.under_way_pairs)
+        return self._whole_seconds(self._pairs_of(1) if self._slots_taken else self._turns.under_way_pairs)
+
+    @property
+    def _slots_taken(self) -> bool:
+        return self._slots is not None and self._slots.locked()
+
+    def _pairs_of(self, requests: int) -> int:
+        """Pairs of so many of the requests that wait or have a slot, as if each was of middling size."""
+        return self._queued_pairs * requests // (self._waiting_requests + (self._bounds.parallel or 1))
 
     def _begins_at_once(self, pairs: int) -> bool:
         """Tell whether nothing stands before a request that arrives now."""
-        if self._waiting_requests or (self._slots and self._slots.locked()):
+        if self._waiting_requests or self._slots_taken:
             return False
         return self._turns.has_room(self._turns.first_call_pairs(pairs))
 
     def _wait_seconds(self) -> float:
         """Estimate how long the work of others would keep a request that arrives now; 0 while the speed is unknown."""
         rate = self._turns.pairs_per_second
-        if self._slots and self._slots.locked():
-            # As many requests of middling size must come to an end as wait before it, and one that has a slot.
-            waiting = self._waiting_requests
-            ahead = self._queued_pairs * (waiting + 1) // (waiting + (self._bounds.parallel or 1))
+        if self._slots_taken:
+            # As many must come to an end as wait before it, and one that has a slot.
+            ahead = self._pairs_of(self._waiting_requests + 1)
         else:
             ahead = self._waiting_first_pairs + self._turns.under_way_pairs
             ahead += sum(turn.size for turn in self._turns.waiting() if not turn.first)

@@ -128,7 +128,7 @@ class CallTurns:
         alone = most = self._most_call_pairs
         speed = min((link.pairs_per_second for link in self._links if link.up), default=0.0)
         if speed and self._in_company() and sum(self._company.values()) < self.batch_pairs:
-            most = min(alone, max(1, int(_COMPANY_BATCH_SECONDS * speed / self._entry_workers)))
+            most = min(alone, max(1, int(self._company_pairs(speed))))
         share = int(self._slowest_batch / self._entry_workers * (1 - _KEPT_SHARE))
         pairs = most if share <= most else share // math.ceil(share / most)
         return max(pairs, min(alone, _LEAST_CALL_PAIRS))
@@ -252,7 +252,11 @@ class CallTurns:
     def _leaves_room(self, link: ScorerLink, turn: CallTurn) -> bool:
         """Tell whether a request's next call would leave the waiting batch short enough for company."""
         has = sum(pairs for other, pairs in self._under_way[link].waiting.items() if other.request is turn.request)
-        return not has or has + turn.size <= _COMPANY_BATCH_SECONDS * link.pairs_per_second / self._entry_workers
+        return not has or has + turn.size <= self._company_pairs(link.pairs_per_second)
+
+    def _company_pairs(self, pairs_per_second: float) -> float:
+        """Pairs that company leaves a request of a waiting batch, at a Scorer's speed."""
+        return _COMPANY_BATCH_SECONDS * pairs_per_second / self._entry_workers
 
     def _room_for(self, size: int, later: CallTurn | None = None, *, in_company: bool = False) -> ScorerLink | None:
         """Find the Scorer that has least under way among those with room for a call. later: whose it is, unless it is a request's first."""
