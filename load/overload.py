@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import itertools
 import json
 import math
 import os
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,48 +22,18 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests"), str(REPOSITORY / "lo
 
 from prometheus_client.parser import text_string_to_metric_families  # noqa: E402  the path must be set first
 
-from cores import Meter  # noqa: E402
-from loops import percentile  # noqa: E402
-from memory import Memory, growth  # noqa: E402
+from bounds import Result  # noqa: E402
+from overload_turns import DOCUMENTS, MOST_SLOWER, QUEUE_TIMEOUT_SECONDS, overload, unloaded  # noqa: E402
 from provenance import provenance, sentence  # noqa: E402
 from report_options import REPORTS, command_line  # noqa: E402
 from saving import save  # noqa: E402
 from servers import Server  # noqa: E402
 from tables import table  # noqa: E402
-from visitors import OK, TOO_MANY, Crowd, Visit, answered, goodput, latency, new_bodies  # noqa: E402
+from visitors import OK, Crowd, latency, new_bodies  # noqa: E402
 
-QUEUE_TIMEOUT_SECONDS = 2.0
-DOCUMENTS, BIG_DOCUMENTS, CLIENTS = 10, 1000, 16
-KNOWN_REQUESTS, KNOWN_PER_SECOND = 20, 5
-OVERLOAD = 3.0
+BIG_DOCUMENTS = 1000
 LEAVING_CLIENTS, LEAVING_DOCUMENTS = 8, 50
 FILLING, ABANDONED = 60, 10  # requests that fill what may be under way, and of those who stay and of those who leave
-SETTLE_SECONDS = 2.0
-MOST_GROWTH = 0.03
-LEAST_GOODPUT, MOST_SLOWER = 0.9, 1.2
-WARM_SECONDS = 10.0  # in which memory may grow: buffers fill
-
-
-@dataclass
-class Check:
-    """One bound: what was asked and what was measured."""
-
-    asked: str
-    measured: str
-    kept: bool
-
-
-@dataclass
-class Result:
-    """What the phases found."""
-
-    checks: list[Check] = field(default_factory=list)
-    raw: dict[str, Any] = field(default_factory=dict)
-
-    def check(self, asked: str, measured: str, *, kept: bool) -> None:
-        """Note a bound."""
-        self.checks.append(Check(asked, measured, kept))
-        print(f"{'kept' if kept else 'BROKEN'}: {asked}: {measured}", flush=True)
 
 
 def counters(server: Server) -> dict[str, float]:
@@ -76,102 +43,6 @@ def counters(server: Server) -> dict[str, float]:
         for sample in family.samples:
             found[sample.name + "".join(f":{value}" for value in sample.labels.values())] = sample.value
     return found
-
-
-async def peak(server: Server, seconds: float, seed: int) -> float:
-    """Measure the pairs/s of many clients in a closed loop, after a warm-up."""
-    async with Crowd(server.url) as crowd:
-        await crowd.closed_loop(new_bodies(seed, DOCUMENTS), clients=CLIENTS, seconds=3 + seconds)
-        return goodput(crowd.visits, 3, 3 + seconds)
-
-
-async def unloaded(server: Server, seconds: float, seed: int) -> float:
-    """Measure the p99 of one client, in seconds."""
-    async with Crowd(server.url) as crowd:
-        await crowd.closed_loop(new_bodies(seed, DOCUMENTS), clients=1, seconds=seconds)
-        return latency(crowd.visits, 0.99)
-
-
-async def overload(server: Server, result: Result, plan: argparse.Namespace) -> None:
-    """Offer three times the peak."""
-    alone_p99 = await unloaded(server, plan.seconds / 3, 1)
-    best = await peak(server, plan.seconds, 2)
-    rate = OVERLOAD * best / DOCUMENTS
-    draw_known = new_bodies(3, DOCUMENTS)
-    known = [draw_known() for _ in range(KNOWN_REQUESTS)]
-    async with Crowd(server.url) as first, Crowd(server.url) as crowd, Crowd(server.url) as cached:
-        for body in known:
-            await first.visit(body)
-        make = new_bodies(4, DOCUMENTS)
-        made = iter([make() for _ in range(round(rate * plan.seconds))])  # beforehand: the server needs the cores
-        crowd.begin = cached.begin = time.monotonic()
-        known_bodies, meter = itertools.cycle(known), Meter([server.process.pid])
-        with Memory(server, 1.0) as memory:
-            await asyncio.gather(
-                crowd.open_loop(lambda: next(made), requests_per_second=rate, seconds=plan.seconds, seed=5),
-                cached.open_loop(lambda: next(known_bodies), requests_per_second=KNOWN_PER_SECOND, seconds=plan.seconds, seed=6),
-            )
-        used, others = meter.read()
-    await asyncio.sleep(max(0.0, plan.seconds + SETTLE_SECONDS - crowd.age))
-    again_p99 = await unloaded(server, plan.seconds / 6, 7)
-    again = await peak(server, plan.seconds, 8)
-    good = goodput(crowd.visits, min(5.0, plan.seconds / 4), plan.seconds)
-    refused = [visit for visit in crowd.visits if visit.status == TOO_MANY]
-    result.raw["overload"] = {
-        "unloaded_p99_seconds": alone_p99,
-        "peak_pairs_per_second": best,
-        "offered_requests_per_second": rate,
-        "statuses": Counter(visit.status for visit in crowd.visits),
-        "codes": Counter(visit.code for visit in refused),
-        "goodput_pairs_per_second": good,
-        "admitted_p50_seconds": latency(crowd.visits, 0.5),
-        "admitted_p99_seconds": latency(crowd.visits, 0.99),
-        "known_p99_seconds": latency(cached.visits, 0.99),
-        "refused_p99_seconds": percentile([visit.seconds for visit in refused], 0.99),
-        "retry_after": Counter(visit.retry_after for visit in refused),
-        "again_p99_seconds": again_p99,
-        "again_pairs_per_second": again,
-        "server_cores": used,
-        "other_cores": others,
-        "resident_bytes": memory.samples,
-        "visits": [[round(visit.due, 3), visit.status, round(visit.seconds, 4)] for visit in crowd.visits],
-    }
-    _judge_answers(result, crowd.visits, cached.visits, QUEUE_TIMEOUT_SECONDS + 2 * alone_p99)
-    peak_around = (best + again) / 2  # a machine that others use has no speed that lasts for minutes
-    result.check(
-        "goodput >= 0.9 of the peak (of those before and after, the mean)",
-        f"{good:.0f} of {peak_around:.0f} ({best:.0f} and {again:.0f}) pairs/s: {good / peak_around:.2f}",
-        kept=good >= LEAST_GOODPUT * peak_around,
-    )
-    growths = {name: growth(points, WARM_SECONDS) for name, points in memory.samples.items()}
-    result.check(
-        f"memory flat: each process grows < 3 % after {WARM_SECONDS:g} s",
-        ", ".join(f"{name} {100 * each:+.1f} %" for name, each in growths.items() if each is not None),
-        kept=not memory.gone and all(each is not None and each < MOST_GROWTH for each in growths.values()),
-    )
-    result.check(
-        f"full speed again within {SETTLE_SECONDS:g} s of its end (p99 of one client <= 1.2 x before, peak >= 0.9)",
-        f"p99 {1000 * again_p99:.0f} ms for {1000 * alone_p99:.0f}, {again:.0f} for {best:.0f} pairs/s",
-        kept=again_p99 <= MOST_SLOWER * alone_p99 and again >= LEAST_GOODPUT * best,
-    )
-
-
-def _judge_answers(result: Result, visits: list[Visit], known: list[Visit], bound: float) -> None:
-    p99, statuses = latency(visits, 0.99), Counter(visit.status for visit in visits)
-    result.check(
-        f"admitted p99 <= {QUEUE_TIMEOUT_SECONDS:g} s + 2 x unloaded p99 ({bound:.2f} s)", f"{p99:.2f} s", kept=p99 <= bound
-    )
-    result.check(
-        "the rest 429 with Retry-After, nothing else",
-        ", ".join(f"{count} x {status}" for status, count in sorted(statuses.items())),
-        kept=set(statuses) <= {OK, TOO_MANY}
-        and all(visit.retry_after and int(visit.retry_after) >= 1 for visit in visits if visit.status == TOO_MANY),
-    )
-    result.check(
-        "wholly cached requests all answered",
-        f"{len(answered(known))} of {len(known)}, p99 {1000 * latency(known, 0.99):.0f} ms",
-        kept=all(visit.status == OK and visit.hits == visit.pairs for visit in known),
-    )
 
 
 async def fairness(server: Server, result: Result, plan: argparse.Namespace) -> None:
@@ -315,6 +186,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--phases", nargs="+", choices=list(PHASES), default=list(PHASES))
     parser.add_argument("--seconds", type=float, default=60.0, help="of each phase's load")
+    parser.add_argument("--turns", type=int, default=3, help="overloads, each between two peaks of half the time")
     parser.add_argument("--quantization", default="int8")
     parser.add_argument("--reports", type=Path, default=REPORTS)
     plan = parser.parse_args()

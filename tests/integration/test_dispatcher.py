@@ -86,6 +86,110 @@ def test_what_waits_when_a_batch_ends_is_the_next_batch(room: ModuleType, monkey
     assert batches == [["first"], ["second", "third"], ["again"]]
 
 
+class Lane:
+    """Batches that run until they are told to end; each tells when it begins, and may let the next one begin."""
+
+    def __init__(self, room: ModuleType) -> None:
+        self._room = room
+        self.begun: asyncio.Queue[str] = asyncio.Queue()
+        self.go_on: dict[str, Callable[[], None]] = {}
+        self.end: dict[str, asyncio.Event] = {}
+
+    async def score(self, batch: Sequence[str]) -> Sequence[str]:
+        """Run as one batch, named by its calls."""
+        if batch[0] != "training":
+            name = "+".join(batch)
+            self.go_on[name], self.end[name] = self._room.go_on(), asyncio.Event()
+            self.begun.put_nowait(name)
+            await self.end[name].wait()
+        return batch
+
+    async def next(self) -> str:
+        """Tell what has begun next."""
+        async with asyncio.timeout(5):
+            return await self.begun.get()
+
+
+async def _nothing_begins(lane: Lane) -> bool:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await lane.begun.get()
+            return False
+    return True
+
+
+def test_a_batch_with_room_beside_it_lets_one_more_begin(room: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the calls that wait by then; each batch lets one begin, whichever ends first, and none that has ended."""
+    room.wait_briefly()
+    room.begin_at_once()
+
+    async def play() -> None:
+        lane = Lane(room)
+        async with _trained(lane.score) as call:
+            monkeypatch.setattr(CorkDispatcher, "TICKET_INTERVAL", 9)  # what the poll finds is too late
+            asked = [asyncio.create_task(call("a"))]
+            assert await lane.next() == "a"
+            asked += [asyncio.create_task(call(name)) for name in "bc"]
+            assert await _nothing_begins(lane)
+            for _ in range(2):
+                lane.go_on["a"]()
+            assert await lane.next() == "b+c"
+            asked += [asyncio.create_task(call(name)) for name in "de"]
+            assert await _nothing_begins(lane)
+            lane.end["b+c"].set()
+            assert await lane.next() == "d+e"  # still beside the first
+            asked.append(asyncio.create_task(call("f")))
+            lane.go_on["a"]()
+            lane.end["a"].set()
+            lane.go_on["a"]()
+            assert await _nothing_begins(lane)
+            lane.end["d+e"].set()
+            assert await lane.next() == "f"
+            asked.append(asyncio.create_task(call("g")))
+            assert await _nothing_begins(lane)
+            lane.go_on["d+e"]()
+            assert await _nothing_begins(lane)
+            lane.end["f"].set()
+            assert await lane.next() == "g"
+            lane.end["g"].set()
+            assert await asyncio.gather(*asked) == list("abcdefg")
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("ends_first", [True, False])
+def test_a_call_that_comes_when_there_is_room_begins_beside(room: ModuleType, ends_first: bool) -> None:
+    """And afterwards there is one batch at a time again."""
+    room.wait_briefly()
+    room.begin_at_once()
+
+    async def play() -> None:
+        lane = Lane(room)
+        async with _trained(lane.score) as call:
+            asked = [asyncio.create_task(call("a"))]
+            assert await lane.next() == "a"
+            lane.go_on["a"]()
+            if ends_first:
+                lane.end["a"].set()
+                await asked[0]
+            asked.append(asyncio.create_task(call("b")))
+            assert await lane.next() == "b"
+            lane.end["a"].set()
+            asked.append(asyncio.create_task(call("c")))
+            assert await _nothing_begins(lane)
+            lane.end["b"].set()
+            assert await lane.next() == "c"
+            lane.end["c"].set()
+            assert await asyncio.gather(*asked) == ["a", "b", "c"]
+
+    asyncio.run(play())
+
+
+def test_outside_a_batch_there_is_nothing_to_go_on_with(room: ModuleType) -> None:
+    """A direct call of the Scorer's works, too."""
+    room.go_on()()
+
+
 @contextlib.asynccontextmanager
 async def _trained(score: Callable[..., Any]) -> AsyncIterator[Callable[[Any], Any]]:
     """Offer calls of a dispatcher that has been trained, one call at a time."""
