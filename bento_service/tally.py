@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 @dataclass(slots=True)
 class Tally:
-    """What one batch did, for metrics. forward_seconds: time that two batches shared is of the one that ends first."""
+    """What one batch did, for metrics. Times in seconds."""
 
     pairs: int = 0
     late_pairs: int = 0

@@ -66,7 +66,7 @@ def _memory(max_batch_tokens: int) -> Callable[[int], dict[str, float]]:
         pairs = tokenizer.encode_now(query, documents, Cut(), time.monotonic() + 600, 0)
         blobs = [pair.windows[0].pack() for pair in pairs]
         tokenizer.close()
-        loaded.engine.passes.max_batch_tokens = max_batch_tokens
+        loaded.engine.max_batch_tokens = max_batch_tokens
         before = psutil.Process().memory_info().rss
         begin = time.perf_counter()
         _, tally = loaded.engine.score(blobs)

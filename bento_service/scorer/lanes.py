@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TypeVar
 
 import torch
 
@@ -22,9 +22,6 @@ class Lanes:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._under_way: set[Future[Any]] = set()
-        self._on_room: Callable[[], None] | None = None
-        self._lock = threading.Lock()
         together = torch.get_num_threads()
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="lane", initializer=_compute_alone)
         met = threading.Barrier(count)
@@ -33,39 +30,15 @@ class Lanes:
         # It is each thread's own number, but also the one that threads begin with which are new to torch.
         torch.set_num_threads(together)
 
-    @property
-    def under_way(self) -> list[Future[Any]]:
-        """Parts that have not ended, of whatever batch."""
-        with self._lock:
-            return list(self._under_way)
-
-    def begin(
-        self, work: Callable[[_Work], _Done], parts: Iterable[_Work], on_room: Callable[[], None] | None = None
-    ) -> list[Future[_Done]]:
-        """Let whoever is free work on the next part.
-
-        on_room: called once, by a lane, as soon as one has nothing to do while others still work, or all have ended.
-        """
-        with self._lock:
-            self._on_room = on_room
-            begun = [self._threads.submit(work, part) for part in parts]
-            self._under_way.update(begun)
-        for part in begun:
-            part.add_done_callback(self._ended)
-        return begun
+    def run(self, work: Callable[[_Work], _Done], parts: Iterable[_Work]) -> list[_Done]:
+        """Work on all parts, whoever is free on the next one; what came of each, in order. Raises the first error once all have ended."""
+        futures = [self._threads.submit(work, part) for part in parts]
+        wait(futures)
+        return [future.result() for future in futures]
 
     def close(self) -> None:
         """End the threads."""
         self._threads.shutdown()
-
-    def _ended(self, part: Future[Any]) -> None:
-        with self._lock:
-            self._under_way.discard(part)
-            if len(self._under_way) >= self.count:
-                return
-            on_room, self._on_room = self._on_room, None
-        if on_room:
-            on_room()
 
 
 def _compute_alone() -> None:

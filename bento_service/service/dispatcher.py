@@ -5,9 +5,6 @@ Its interval, its wait and what follows a batch are attributes of its classes, s
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Any
 
 from bentoml._internal.marshal.dispatcher import CorkDispatcher, Optimizer
@@ -16,7 +13,6 @@ _SHORTEST_POLL_SECONDS, _LONGEST_POLL_SECONDS, _POLLS_PER_BATCH = 0.001, 0.01, 5
 # Calls of one burst come within it; longer it pays nobody, since those that come while a batch runs are joined anyway.
 LONGEST_WAIT_SECONDS = 0.004
 _LEARNT = "_learnt_wait"
-_GO_ON: ContextVar[Callable[[], None]] = ContextVar("go_on", default=lambda: None)
 
 
 def poll_for(batch_seconds: float) -> None:
@@ -41,41 +37,16 @@ def wait_briefly() -> None:
 
 
 def begin_at_once() -> None:
-    """Let it begin the next batch in the moment in which one ends, or has room beside it (go_on), with the calls that wait by then.
+    """Let it begin the next batch in the moment in which one ends, with the calls that wait by then.
 
     It would look for them at its next poll: until then the device has nothing to do, and who hears of the end sends calls that ride in a batch that
     was full (ADR 5).
     """
     work = CorkDispatcher.outbound_call
-    running: set[asyncio.Task[None]] = set()
-
-    def begin_next(self: Any) -> None:
-        if self._queue and self._sema.acquire():
-            batch = asyncio.create_task(self.outbound_call(tuple(self._get_inputs())))
-            running.add(batch)
-            batch.add_done_callback(running.discard)
 
     async def work_and_go_on(self: Any, calls: Any, training: bool = False) -> None:
-        gone_on = ended = False
-
-        def go_on() -> None:
-            nonlocal gone_on
-            if not (gone_on or ended or training):
-                gone_on = True
-                self._sema.release()
-                begin_next(self)
-
-        _GO_ON.set(go_on)
         await work(self, calls, training=training)
-        ended = True
-        if gone_on:
-            self._sema.acquire()  # what it has released for a second time
-        if not training:
-            begin_next(self)
+        while not training and self._queue and self._sema.acquire():
+            await work(self, tuple(self._get_inputs()))
 
     CorkDispatcher.outbound_call = work_and_go_on
-
-
-def go_on() -> Callable[[], None]:
-    """What lets the next batch begin before the one that asks has ended; only the first call counts, and only while it runs."""
-    return _GO_ON.get()

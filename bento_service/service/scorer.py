@@ -20,12 +20,11 @@ import bentoml
 from bento_service.errors import DeviceLost
 from bento_service.metrics import ScorerMetrics
 from bento_service.scorer_link import ScorerStatus
-from bento_service.service.dispatcher import begin_at_once, go_on, poll_for, wait_briefly
+from bento_service.service.dispatcher import begin_at_once, poll_for, wait_briefly
 from bento_service.service.shutdown import outlive_entries
 from bento_service.service.startup import INFO, SCORER_COUNT, SETTINGS, TAG, give_up, ready_file
 from bento_service.service.tracing import SparingService
 from bento_service.settings import scorer_environment
-from bento_service.tally import Tally
 
 logger = logging.getLogger("bentoml.reranker")
 
@@ -81,23 +80,13 @@ def scorer_service(index: int) -> Any:
         async def score(self, pairs: list[bytes]) -> list[bytes]:
             """Score packed pairs (pairs.TokenPair), one packed score (pairs.PairScore) for each, in order."""
             try:
-                scores, tally = await self._scored(pairs)
+                loop = asyncio.get_running_loop()
+                scores, tally = await loop.run_in_executor(self._torch_thread, self._loaded.engine.score, pairs)
             except DeviceLost as error:
                 give_up(error)
             _METRICS.observe(tally)
             poll_for(tally.forward_seconds)
-            return scores
-
-        async def _scored(self, pairs: list[bytes]) -> tuple[list[bytes], Tally]:
-            """Work on a batch, and let the next one begin when the lanes have room for it."""
-            loop, engine = asyncio.get_running_loop(), self._loaded.engine
-            on_room = partial(loop.call_soon_threadsafe, go_on())
-            running = await loop.run_in_executor(self._torch_thread, engine.begin, pairs, on_room)
-            if running.answer is None:
-                # The torch thread is free for the next batch meanwhile.
-                await asyncio.gather(*map(asyncio.wrap_future, running.before), return_exceptions=True)
-                running.answer = await loop.run_in_executor(self._torch_thread, engine.finish, running)
-            return running.answer  # type: ignore[no-any-return]
+            return scores  # type: ignore[no-any-return]
 
         @bentoml.api
         async def heartbeat(self) -> dict[str, Any]:

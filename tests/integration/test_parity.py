@@ -176,7 +176,7 @@ def test_token_types_left_out_would_be_noticed(served: Served, architecture: str
 def test_an_attention_mask_left_out_would_be_noticed(served: Served, architecture: str) -> None:
     """The comparison bites: padding that is attended to changes the logits."""
     folder, model = served(architecture)
-    forward = model.engine.passes.encoder._forward
+    forward = model.engine._encoder._forward
     rows = [Row(pair.ids, pair.type_ids) for pair in model.tokens(SHORT_PAIRS)]
     inputs = padded(rows, forward._pad_id, uses_token_types=model.info.uses_token_types, device=torch.device("cpu"))
     reference = reference_logits(folder, SHORT_PAIRS)
@@ -203,7 +203,7 @@ def test_another_pooling_would_be_noticed(tmp_path: Path, other: str) -> None:
     """The comparison bites: scoring a model with another pooling changes the cosines."""
     folder = make_bi_encoder(tmp_path, pooling="max" if other == "mean" else "mean")
     model = serve(folder, name=f"not-{other}")
-    model.engine.passes.encoder._forward._pooling = other
+    model.engine._encoder._forward._pooling = other
     assert difference(model.raw(PAIRS), reference_cosines(folder, PAIRS)) > BITE
 
 

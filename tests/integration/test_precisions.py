@@ -64,7 +64,7 @@ def test_the_built_in_is_smaller_and_strays_little(full: ServedModel, quantizati
     """The weights are held as they were saved, and the scores are those of full precision within the bound, but not the same."""
     model = serve("builtin", quantization=quantization)
     share, bound = BOUNDS[quantization]
-    assert model.engine.passes.encoder.weight_bytes <= share * full.engine.passes.encoder.weight_bytes
+    assert model.engine._encoder.weight_bytes <= share * full.engine._encoder.weight_bytes
     off = np.abs(scores(model.engine, model) - scores(full.engine, full))
     assert 1e-5 < float(off.max()) < bound
     assert 0 < (model.info.drift or 0) < bound
@@ -97,7 +97,7 @@ def test_a_pair_in_int8_does_not_depend_on_its_batch() -> None:
     assert float(np.abs(together - turned).max()) < 1e-3
     lanes, tally = Lanes(2), Tally()
     try:
-        aside = ScoringEngine(model.engine.passes.encoder, device=CPU, lanes=lanes).raw_scores(tokens, tally)
+        aside = ScoringEngine(model.engine._encoder, device=CPU, lanes=lanes).raw_scores(tokens, tally)
     finally:
         lanes.close()
     assert tally.forwards >= 2
@@ -338,5 +338,5 @@ def test_a_packed_model_keeps_no_second_copy_of_its_layers(tmp_path: Path) -> No
 
     before = layers()
     model = serve(make_cross_encoder(tmp_path / "once"))
-    assert model.engine.passes.encoder.packs
+    assert model.engine._encoder.packs
     assert layers() == before

@@ -36,7 +36,7 @@ class Subject:
     ) -> ScoringEngine:
         """Build another engine around the same weights."""
         return ScoringEngine(
-            self.model.engine.passes.encoder, device=CPU, max_batch_tokens=max_batch_tokens, micro_batch=micro_batch, lanes=lanes
+            self.model.engine._encoder, device=CPU, max_batch_tokens=max_batch_tokens, micro_batch=micro_batch, lanes=lanes
         )
 
 

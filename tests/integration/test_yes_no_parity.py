@@ -198,7 +198,7 @@ def test_every_family_that_shares_prefixes_scores_as_without(model_type: str) ->
 
 def engine(model: ServedModel, *, max_batch_tokens: int | None = None, pass_tokens: int = 0) -> ScoringEngine:
     """Build an engine around the same weights that remembers nothing yet, and shares wherever it saves a token."""
-    known = model.engine.passes.encoder
+    known = model.engine._encoder
     prefixes = Prefixes(max_tokens=2048, pass_tokens=pass_tokens)
     encoder = YesNo(known._model, known._head, device=CPU, prefixes=prefixes)
     return ScoringEngine(encoder, device=CPU, max_batch_tokens=max_batch_tokens)

@@ -145,7 +145,7 @@ def test_out_of_memory_is_met_with_halves_down_to_one_pair(memory_tokens: int, e
     assert scores == _scored(*range(64))
     assert tally.memory_retries > 0
     assert (tally.real_tokens, tally.computed_tokens) == (64 * 128, 64 * 128)
-    assert 128 <= engine.passes.max_batch_tokens <= memory_tokens
+    assert 128 <= engine.max_batch_tokens <= memory_tokens
     again, tally = _score(engine, blobs)
     assert (again, tally.memory_retries) == (scores, 0)
 

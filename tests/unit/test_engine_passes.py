@@ -13,9 +13,8 @@ import torch
 
 from bento_service.pairs import Outcome, PairScore, TokenPair
 from bento_service.scorer.encoders import BiEncoder
-from bento_service.scorer.engine import ScoringEngine
+from bento_service.scorer.engine import MAX_BATCH_TOKENS, ScoringEngine
 from bento_service.scorer.padded import PaddedForward
-from bento_service.scorer.passes import MAX_BATCH_TOKENS
 from bento_service.scorer.row import Row
 from bento_service.tally import Tally
 
@@ -188,7 +187,7 @@ def test_warm_up_runs_the_largest_pass_of_a_bi_encoder_too() -> None:
 
 def test_the_budget_can_be_set() -> None:
     """Else it is the device's."""
-    assert ScoringEngine(RecordingEncoder(), device=CPU).passes.max_batch_tokens == MAX_BATCH_TOKENS["cpu"]
+    assert ScoringEngine(RecordingEncoder(), device=CPU).max_batch_tokens == MAX_BATCH_TOKENS["cpu"]
     encoder = RecordingEncoder()
     engine = ScoringEngine(encoder, device=CPU, max_batch_tokens=64)
     engine.score(_blobs([1] * 20, length=16))

@@ -11,8 +11,7 @@ import torch
 
 from bento_service.errors import DeviceLost
 from bento_service.pairs import Outcome, PairScore, TokenPair
-from bento_service.scorer.engine import ScoringEngine
-from bento_service.scorer.passes import BATCHES_TO_GROW, _out_of_memory
+from bento_service.scorer.engine import BATCHES_TO_GROW, ScoringEngine, _out_of_memory
 from bento_service.scorer.row import Row
 from bento_service.tally import Tally
 
@@ -69,11 +68,11 @@ def _score(engine: ScoringEngine, blobs: Sequence[bytes]) -> tuple[list[PairScor
 def test_an_error_that_is_not_about_memory_fails_the_pair_that_causes_it_alone(error: Exception, bad: set[int]) -> None:
     """Found by halving; its companions are scored, and the budget stays, since memory was not short."""
     engine = ScoringEngine(FakeEncoder(_raise_on_poison(error)), device=CPU)
-    before = engine.passes.max_batch_tokens
+    before = engine.max_batch_tokens
     scores, tally = _score(engine, _blobs(*[POISON if number in bad else number for number in range(9)]))
     assert {number for number, score in enumerate(scores) if score.outcome is Outcome.FAILED} == bad
     assert all(score.raw == number for number, score in enumerate(scores) if number not in bad)
-    assert (tally.failed_pairs, tally.memory_retries, engine.passes.max_batch_tokens) == (len(bad), 0, before)
+    assert (tally.failed_pairs, tally.memory_retries, engine.max_batch_tokens) == (len(bad), 0, before)
     assert engine.busy_seconds == 0
 
 
@@ -118,7 +117,7 @@ def test_a_lack_of_memory_is_known_by_class_or_words(error: Exception, memory: b
     engine = ScoringEngine(FakeEncoder(trouble), device=CPU, max_batch_tokens=1024)
     scores, tally = _score(engine, _blobs(*range(8)))
     assert scores == [PairScore(float(number), Outcome.SCORED) for number in range(8)]
-    assert (tally.memory_retries, engine.passes.max_batch_tokens) == ((1, 64) if memory else (0, 1024))
+    assert (tally.memory_retries, engine.max_batch_tokens) == ((1, 64) if memory else (0, 1024))
 
 
 def test_a_budget_that_memory_halved_doubles_up_to_what_was_asked() -> None:
@@ -131,13 +130,13 @@ def test_a_budget_that_memory_halved_doubles_up_to_what_was_asked() -> None:
 
     engine = ScoringEngine(FakeEncoder(trouble), device=CPU, max_batch_tokens=400)
     assert _score(engine, _blobs(*range(25)))[1].memory_retries > 0
-    small = engine.passes.max_batch_tokens
+    small = engine.max_batch_tokens
     assert 16 <= small <= most
     budgets = []
     most = 10**9
     for _ in range(5 * BATCHES_TO_GROW):
         engine.score(_blobs(1))
-        budgets.append(engine.passes.max_batch_tokens)
+        budgets.append(engine.max_batch_tokens)
     assert budgets[: BATCHES_TO_GROW - 1] == [small] * (BATCHES_TO_GROW - 1)
     steps = [min(400, small * 2**step) for step in range(1, 5)]
     assert budgets[BATCHES_TO_GROW - 1 :: BATCHES_TO_GROW][:4] == steps
@@ -159,15 +158,15 @@ def test_trouble_with_memory_begins_the_count_anew() -> None:
     for _ in range(BATCHES_TO_GROW - 1):
         engine.score(_blobs(1))
     tight = True
-    engine.passes.max_batch_tokens = 32
+    engine.max_batch_tokens = 32
     engine.score(_blobs(1, 2))
     tight = False
-    small = engine.passes.max_batch_tokens
+    small = engine.max_batch_tokens
     for _ in range(BATCHES_TO_GROW - 1):
         engine.score(_blobs(1))
-    assert engine.passes.max_batch_tokens == small
+    assert engine.max_batch_tokens == small
     engine.score(_blobs(1))
-    assert engine.passes.max_batch_tokens == 2 * small
+    assert engine.max_batch_tokens == 2 * small
 
 
 def test_an_engine_is_busy_while_a_batch_runs_and_only_then() -> None:
