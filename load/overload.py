@@ -186,7 +186,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--phases", nargs="+", choices=list(PHASES), default=list(PHASES))
     parser.add_argument("--seconds", type=float, default=60.0, help="of each phase's load")
-    parser.add_argument("--turns", type=int, default=4, help="overloads, each between two peaks of a third of the time")
+    parser.add_argument(
+        "--turns",
+        type=int,
+        default=4,
+        choices=range(1, 21),
+        metavar="1..20",
+        help="overloads, each between two peaks of a third of the time",
+    )
     parser.add_argument("--quantization", default="int8")
     parser.add_argument("--reports", type=Path, default=REPORTS)
     plan = parser.parse_args()
