@@ -22,14 +22,14 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests"), str(REPOSITORY / "lo
 
 from prometheus_client.parser import text_string_to_metric_families  # noqa: E402  the path must be set first
 
-from bounds import Result  # noqa: E402
-from overload_turns import DOCUMENTS, MOST_SLOWER, QUEUE_TIMEOUT_SECONDS, alone, overload  # noqa: E402
+from bounds import MOST_SLOWER, Result  # noqa: E402
+from overload_turns import QUEUE_TIMEOUT_SECONDS, overload  # noqa: E402
 from provenance import provenance, sentence  # noqa: E402
 from report_options import REPORTS, command_line  # noqa: E402
 from saving import save  # noqa: E402
 from servers import Server  # noqa: E402
 from tables import table  # noqa: E402
-from visitors import OK, Crowd, latency, new_bodies  # noqa: E402
+from visitors import DOCUMENTS, OK, Crowd, alone, latency, new_bodies  # noqa: E402
 
 BIG_DOCUMENTS = 1000
 LEAVING_CLIENTS, LEAVING_DOCUMENTS = 8, 50
@@ -47,7 +47,7 @@ def counters(server: Server) -> dict[str, float]:
 
 async def fairness(server: Server, result: Result, plan: argparse.Namespace) -> None:
     """Send 10-document requests alone and beside one client of 1,000-document ones."""
-    p99 = latency(await alone(server, plan.seconds / 2, 11), 0.99)
+    p99 = latency(await alone(server.url, plan.seconds / 2, 11), 0.99)
     before = counters(server)
     async with Crowd(server.url) as small, Crowd(server.url) as big:
         giant = asyncio.create_task(big.closed_loop(new_bodies(12, BIG_DOCUMENTS), clients=1, seconds=plan.seconds + 3))
@@ -185,14 +185,14 @@ def main() -> int:
     """Run the phases that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--phases", nargs="+", choices=list(PHASES), default=list(PHASES))
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each phase's load")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each overload, and of each other phase's load")
     parser.add_argument(
         "--turns",
         type=int,
         default=4,
         choices=range(1, 21),
         metavar="1..20",
-        help="overloads, each between two peaks of a third of the time",
+        help="overloads, one after the other; between them a quarter of the time for one client, and half of it for the peak",
     )
     parser.add_argument("--quantization", default="int8")
     parser.add_argument("--reports", type=Path, default=REPORTS)

@@ -21,6 +21,7 @@ from loops import arrivals, percentile
 from texts import Texts
 
 TIMEOUT_SECONDS = 120.0
+DOCUMENTS = 10  # of a small request
 OK, TOO_MANY = 200, 429
 FAILED, HUNG_UP = 0, -1  # in the place of a status
 
@@ -145,6 +146,13 @@ class Crowd:
                 break
             visits.append(asyncio.create_task(self.visit(make(), due)))
         await asyncio.gather(*visits)
+
+
+async def alone(url: str, seconds: float, seed: int) -> list[Visit]:
+    """Let one client ask for new texts, one small request after the other."""
+    async with Crowd(url) as crowd:
+        await crowd.closed_loop(new_bodies(seed, DOCUMENTS), clients=1, seconds=seconds)
+        return crowd.visits
 
 
 def answered(visits: Iterable[Visit]) -> list[Visit]:
