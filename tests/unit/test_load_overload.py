@@ -90,6 +90,7 @@ def test_one_bad_overload_breaks_its_bound(bad: Callable[[], Turn], names: list[
 def test_goodput_is_held_against_the_peaks_around_it() -> None:
     """All overloads together: a machine that is slower for a while slows both."""
     assert broken(turn(goodput=134), turn(goodput=134)) == ["goodput"]
+    assert broken(turn(goodput=110), turn(goodput=150), turn(goodput=150)) == ["goodput"]  # 0.91 together, but 0.73
     slow = speed(peak=140)
     assert broken(turn(goodput=134, after=slow), turn(goodput=128, after=slow)) == []
 
